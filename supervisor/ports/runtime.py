@@ -1,0 +1,93 @@
+"""The runtime: where an app-server runs. It starts, finds again, and ends; it never reads lines."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from supervisor.ids import Generation, ProjectId
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of an app-server, decided; nothing in it depends on the supervisor's process."""
+
+    project: ProjectId
+    generation: Generation
+    directory: Path
+    """The project, absolute and resolved; the app-server's working directory."""
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    marker: str
+    """Goes into the environment as `MARKER_VARIABLE`, to find every process again."""
+    stdin: Path
+    """A FIFO, made by the caller; opened read-write for the child (D1)."""
+    stdout: Path
+    """The spool: opened for appending."""
+    stderr: Path
+    """Opened for appending; the caller bounds it."""
+
+
+MARKER_VARIABLE = "CODEX_SUPERVISOR_GENERATION"
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which process it is; a pid alone is not identity."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process ended. Both None: it was adopted, and nobody can know."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+class Process(Protocol):
+    """A live, or just ended, app-server."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who it is."""
+
+    async def wait(self) -> Exit:
+        """Return when the app-server itself has ended. May be awaited by many, many times."""
+
+    async def terminate(self) -> None:
+        """Ask it to end (SIGTERM). Harmless after the end."""
+
+    async def kill_tree(self) -> int:
+        """End every process of the generation, the app-server first; return how many there were.
+
+        Call it after the end as well: commands outlive their app-server.
+        """
+
+    async def pause(self) -> None:
+        """Stop it from running (SIGSTOP): its spool has grown past the bound."""
+
+    async def unpause(self) -> None:
+        """Let it run again."""
+
+    def release(self) -> None:
+        """Stop watching and leave it running: a successor will adopt it. Idempotent."""
+
+
+class Runtime(Protocol):
+    """Raises `SupervisorError`: `codex_missing`, `agent_start_failed`."""
+
+    name: str
+
+    async def start(self, launch: Launch) -> Process:
+        """Start it, in a session and process group of its own, and return at once."""
+
+    async def adopt(self, launch: Launch, identity: Identity) -> Process | None:
+        """The process a predecessor started, or None if it is not there any more."""
+
+    async def sweep(self, marker: str) -> int:
+        """End every process that carries `marker`; return how many there were.
+
+        For a generation that was spawned and never recorded, and for leftovers of an ended one.
+        """
