@@ -1,0 +1,245 @@
+"""The host runtime: the app-server as a plain process of this machine (lite mode).
+
+A `HostProcess` belongs to the event loop it was made in; scans of /proc and the spawn run in
+threads. Nothing waits for a child by SIGCHLD: a pidfd becomes readable when it ends, under any
+event loop, for our own child as for one that a predecessor started.
+"""
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity, Launch
+from supervisor.runtimes.pidfd import exit_of_child, exit_of_stranger
+from supervisor.runtimes.processes import (
+    PROC,
+    Reaper,
+    boot_id,
+    carries_marker,
+    root_process,
+    start_ticks,
+)
+
+_REAPED_WITHIN = 20
+"""How often, at 10 ms, to ask how an adopted process ended: its parent has to reap it first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Spawned:
+    """A fresh child: its pidfd is open, and its exit is ours to collect."""
+
+    identity: Identity
+    pidfd: int
+
+
+class HostProcess:
+    """Implements `ports.runtime.Process`. Made by `HostRuntime` only, in a running loop."""
+
+    def __init__(self, identity: Identity, marker: str, pidfd: int, *, own_child: bool) -> None:
+        self._identity = identity
+        self._marker = marker
+        self._pidfd = pidfd
+        self._own_child = own_child
+        self._loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[Exit] = self._loop.create_future()
+        self._loop.add_reader(pidfd, self._on_end)
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    async def wait(self) -> Exit:
+        """An adopted process's exit is known since Linux 6.15; before: `Exit()`."""
+        return await asyncio.shield(self._exit)
+
+    async def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+        # A paused one would keep the request waiting.
+        self._signal(signal.SIGCONT)
+
+    async def kill_tree(self) -> int:
+        return await asyncio.to_thread(self._kill_tree)
+
+    async def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    async def unpause(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def release(self) -> None:
+        """Stop watching and leave it running: a successor will adopt it. Idempotent."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _kill_tree(self) -> int:
+        identity = self._identity
+        return Reaper(self._marker, root_process(identity.pid, identity.start_ticks)).run()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd < 0:
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return
+
+    def _on_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        if self._own_child:
+            self._ended(exit_of_child(self._pidfd) or Exit())
+        else:
+            self._ask(_REAPED_WITHIN)
+
+    def _ask(self, attempts: int) -> None:
+        if self._pidfd < 0:
+            return
+        found = exit_of_stranger(self._pidfd)
+        if found is None and attempts:
+            self._loop.call_later(0.01, self._ask, attempts - 1)
+        else:
+            self._ended(found or Exit())
+
+    def _ended(self, how: Exit) -> None:
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if not self._exit.done():
+            self._exit.set_result(how)
+
+
+class HostRuntime:
+    """Implements `ports.runtime.Runtime` on this machine; `proc_root` is where /proc is."""
+
+    name = "host"
+
+    def __init__(self, proc_root: Path = PROC) -> None:
+        self._proc_root = proc_root
+
+    async def start(self, launch: Launch) -> HostProcess:
+        """`codex_missing`, `agent_start_failed`. Cancelled, it leaves no process behind."""
+        loop = asyncio.get_running_loop()
+        spawning = loop.run_in_executor(None, _spawn, launch, self._proc_root)
+        try:
+            spawned = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            spawning.add_done_callback(_discard)
+            raise
+        return HostProcess(spawned.identity, launch.marker, spawned.pidfd, own_child=True)
+
+    async def adopt(self, launch: Launch, identity: Identity) -> HostProcess | None:
+        """None also for a reused pid, another boot, or a process without the marker."""
+        pidfd = await asyncio.to_thread(_find, launch.marker, identity, self._proc_root)
+        if pidfd is None:
+            return None
+        return HostProcess(identity, launch.marker, pidfd, own_child=False)
+
+    async def sweep(self, marker: str) -> int:
+        return await asyncio.to_thread(_sweep, marker)
+
+
+def _sweep(marker: str) -> int:
+    return Reaper(marker).run()
+
+
+def _spawn(launch: Launch, proc_root: Path) -> _Spawned:
+    descriptors: list[int] = []
+    try:
+        descriptors.append(_open_fifo(launch.stdin))
+        descriptors += [_open_output(launch.stdout), _open_output(launch.stderr)]
+        child = _popen(launch, descriptors)
+    except (OSError, ValueError) as error:
+        raise SupervisorError(
+            ErrorCode.AGENT_START_FAILED, f"the app-server cannot be started: {error}"
+        ) from error
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+    return _identified(child, proc_root)
+
+
+def _popen(launch: Launch, descriptors: list[int]) -> int:
+    if not launch.argv:
+        raise ValueError("there is nothing to start")
+    try:
+        child = subprocess.Popen(
+            list(launch.argv),
+            stdin=descriptors[0],
+            stdout=descriptors[1],
+            stderr=descriptors[2],
+            cwd=str(launch.directory),
+            env={**launch.env, MARKER_VARIABLE: launch.marker},
+            start_new_session=True,
+            close_fds=True,
+        )
+    except FileNotFoundError as error:
+        # Popen names what was missing: the directory to start in, or the binary.
+        if error.filename == str(launch.directory):
+            raise
+        raise SupervisorError(
+            ErrorCode.CODEX_MISSING, f"there is no {launch.argv[0]} to start"
+        ) from error
+    # The exit is collected by pidfd: Popen must neither collect it first nor warn that it lives on,
+    # which it does by design when the supervisor ends.
+    child.returncode = 0
+    return child.pid
+
+
+def _identified(pid: int, proc_root: Path) -> _Spawned:
+    pidfd = os.pidfd_open(pid)
+    # A child that has ended at once is a zombie until it is collected, and keeps its ticks.
+    ticks = _child_ticks(pid, proc_root)
+    return _Spawned(Identity(pid=pid, start_ticks=ticks, boot_id=boot_id(proc_root)), pidfd)
+
+
+def _child_ticks(pid: int, proc_root: Path) -> int:
+    ticks = start_ticks(pid, proc_root, ended=True)
+    assert ticks is not None, "an uncollected child is there"
+    return ticks
+
+
+def _discard(spawning: "asyncio.Future[_Spawned]") -> None:
+    """Nobody waits for this start any more: end what it made."""
+    if spawning.cancelled() or spawning.exception() is not None:
+        return
+    pidfd = spawning.result().pidfd
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    exit_of_child(pidfd)
+    os.close(pidfd)
+
+
+def _find(marker: str, identity: Identity, proc_root: Path) -> int | None:
+    """A pidfd of exactly that process."""
+    if identity.pid <= 1 or identity.boot_id != boot_id(proc_root):
+        return None
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except OSError:
+        return None
+    # Looked at with the pidfd in hand: were the pid reused meanwhile, the ticks would differ.
+    same = start_ticks(identity.pid, proc_root) == identity.start_ticks
+    # Not readable (None) is no proof against it: pid, ticks and boot are identity enough.
+    if same and carries_marker(identity.pid, marker, proc_root) is not False:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _open_fifo(path: Path) -> int:
+    """Read-write, so that the app-server holds its own write end and never sees end-of-file."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ValueError(f"{path} is not a FIFO")
+    return fd
+
+
+def _open_output(path: Path) -> int:
+    return os.open(
+        path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
