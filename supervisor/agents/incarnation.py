@@ -1,0 +1,161 @@
+"""One generation of an agent: an app-server, its spool read into the ledger, its stdin.
+
+Reading is a step without awaits (`_pump`), taken straight from the watcher's callback when nobody
+holds the ledger's order, else by `run`: a response is on its way back after one inotify wake-up.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from supervisor.agents.ledger import Ledger
+from supervisor.agents.projection import Answer, Asked, Effect
+from supervisor.agents.spool import READ_BYTES, SpoolPaths, SpoolReader, bound_stderr
+from supervisor.agents.upstream import Upstream
+from supervisor.agents.watch import Watcher
+from supervisor.clock import Clock
+from supervisor.errors import SupervisorError
+from supervisor.metrics import Metrics
+from supervisor.ports.runtime import Exit, Process
+from supervisor.protocol import jsonrpc
+from supervisor.protocol.encoding import error_response, response
+from supervisor.protocol.framing import LineFramer
+
+BACKLOG_CHECK_SECONDS = 1.0
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Bounds of one app-server's files, in bytes."""
+
+    line: int
+    backlog_pause: int
+    backlog_stop: int
+    stderr: int
+
+
+class Incarnation:
+    """Owned by one agent for as long as its process lives, and until its spool is read out."""
+
+    def __init__(
+        self,
+        process: Process,
+        paths: SpoolPaths,
+        ledger: Ledger,
+        upstream: Upstream,
+        watcher: Watcher,
+        *,
+        bounds: Bounds,
+        clock: Clock,
+        metrics: Metrics,
+        on_effect: Callable[[Effect], None],
+    ) -> None:
+        self.process = process
+        self.paths = paths
+        self.upstream = upstream
+        self.paused = False
+        self.overrun = False
+        """The backlog passed its last bound, and the app-server was ended for it."""
+        self._ledger = ledger
+        self._bounds = bounds
+        self._clock = clock
+        self._metrics = metrics
+        self._on_effect = on_effect
+        self._reader = SpoolReader(paths.stdout, ledger.log.offset)
+        self._framer = LineFramer(bounds.line)
+        self._wake = asyncio.Event()
+        self._wake.set()
+        self._watch = watcher.watch(paths.stdout, self._on_change)
+        self._closed = False
+
+    @property
+    def backlog(self) -> int:
+        """Bytes in the spool that are not read."""
+        return 0 if self._closed else max(0, self._reader.size() - self._reader.offset)
+
+    def _on_change(self) -> None:
+        if self._closed:
+            return
+        if self._ledger.order.locked() or not self._ledger.accepting or self._pump():
+            self._wake.set()
+
+    def _pump(self) -> bool:
+        """Read one chunk into the ledger; whether there may be more. Never waits."""
+        chunk = self._reader.read(READ_BYTES)
+        if not chunk:
+            return False
+        for effect in self._ledger.ingest(self._framer.feed(chunk)):
+            self._take_effect(effect)
+        return True
+
+    def _take_effect(self, effect: Effect) -> None:
+        if isinstance(effect, Answer) and self.upstream.resolve(effect):
+            return
+        self._on_effect(effect)
+
+    async def run(self) -> None:
+        """Read whatever the callback could not, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            more = True
+            while more:
+                while not self._ledger.accepting:
+                    await self._clock.sleep(0.05)
+                async with self._ledger.order:
+                    more = not self._closed and self._pump()
+                await asyncio.sleep(0)
+
+    async def watch_bounds(self) -> None:
+        """Keep the spool's backlog and stderr within their bounds, for ever."""
+        while True:
+            await self._clock.sleep(BACKLOG_CHECK_SECONDS)
+            if self._closed:
+                continue
+            backlog = self.backlog
+            if backlog > self._bounds.backlog_stop:
+                self.overrun = True
+                await self.process.kill_tree()
+            elif backlog > self._bounds.backlog_pause and not self.paused:
+                self.paused = True
+                await self.process.pause()
+            elif self.paused and backlog < self._bounds.backlog_pause // 2:
+                self.paused = False
+                await self.process.unpause()
+            bound_stderr(self.paths.stderr, self._bounds.stderr)
+
+    async def finish(self) -> tuple[Exit, int]:
+        """After the app-server's exit: end its tree, read the spool out; the exit, the size."""
+        exit_ = await self.process.wait()
+        await self.process.kill_tree()
+        more = True
+        while more:
+            while not self._ledger.accepting:
+                await self._clock.sleep(0.05)
+            async with self._ledger.order:
+                more = self._pump()
+            await asyncio.sleep(0)
+        return exit_, self._reader.offset
+
+    def close(self) -> None:
+        """Let go of the files. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._watch.close()
+            self._reader.close()
+            self.upstream.close()
+
+
+async def answer_at_once(upstream: Upstream, asked: Asked, now: datetime) -> None:
+    """Answer a server request that nobody is to be asked (the method table's policy)."""
+    if asked.policy == "clock":
+        line = response(asked.id_raw, {"currentTimeAt": int(now.timestamp())})
+    else:
+        line = error_response(
+            asked.id_raw, jsonrpc.METHOD_NOT_FOUND, f"{asked.method} is not offered here"
+        )
+    try:
+        await upstream.write(line)
+    except SupervisorError:
+        return  # the app-server is gone, and its question with it

@@ -1,0 +1,405 @@
+"""Supervision: one task that starts, adopts, watches, buries and restarts an app-server (D10, D11).
+
+Nobody else moves the agent's state. What is desired is set from outside (`want`); what is observed
+follows from processes and answers alone.
+"""
+
+import asyncio
+from pathlib import Path
+
+from supervisor.agents import starting
+from supervisor.agents.condition import Condition
+from supervisor.agents.ending import Ended, ending
+from supervisor.agents.fifo import FifoWriter
+from supervisor.agents.incarnation import Bounds, Incarnation, answer_at_once
+from supervisor.agents.ledger import Change, Ledger, own_event
+from supervisor.agents.projection import Asked, Effect, TurnEnded, Unknown
+from supervisor.agents.recovery import Recovery
+from supervisor.agents.shared import Shared
+from supervisor.agents.spool import SpoolPaths, tail
+from supervisor.agents.upstream import Upstream
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.ids import Generation
+from supervisor.lifecycle.agent import AgentEvent, AgentState
+from supervisor.lifecycle.restart import (
+    ExitFacts,
+    ExitKind,
+    PastExit,
+    Quarantine,
+    RestartPolicy,
+    classify,
+    decide,
+    remember,
+)
+from supervisor.logs import get_logger
+from supervisor.ports.runtime import Exit, Identity, Process
+from supervisor.ports.store import GenerationRow, ProjectRow, ThreadRow
+
+log = get_logger()
+STDERR_TAIL_BYTES = 4096
+QUESTIONS_LIMIT = 1024
+"""Server requests the supervisor has yet to answer itself; past it they go unanswered."""
+_KNOWN_KINDS = {
+    ErrorCode.CODEX_MISSING: ExitKind.CODEX_MISSING,
+    ErrorCode.CODEX_VERSION: ExitKind.CODEX_VERSION,
+}
+
+
+class Supervision:
+    """Owned by one agent; `run` is its one task."""
+
+    def __init__(
+        self, shared: Shared, row: ProjectRow, ledger: Ledger, last: GenerationRow | None
+    ) -> None:
+        self.row = row
+        self.condition = Condition(shared.metrics)
+        self.generation = last
+        self.incarnation: Incarnation | None = None
+        self.codex_version: str | None = None
+        self.history: tuple[PastExit, ...] = ()
+        self._shared = shared
+        self._ledger = ledger
+        self._directory = Path(row.path)
+        self._in_use: list[ThreadRow] = []
+        self._stop_wanted = asyncio.Event()
+        self._failure: SupervisorError | None = None
+        self._effects: asyncio.Queue[Asked] = asyncio.Queue(maxsize=QUESTIONS_LIMIT)
+        restart = shared.settings.restart
+        self.policy = RestartPolicy(
+            restart.base_seconds, restart.cap_seconds, restart.intensity, restart.period_seconds
+        )
+
+    # -- orders
+
+    def want(self, row: ProjectRow, *, restart: bool = False) -> None:
+        """What is desired has changed. A restart also releases a quarantine."""
+        self.row = row
+        condition = self.condition
+        if restart:
+            self.history = ()
+        if restart or row.desired == "stopped":
+            if condition.state is AgentState.QUARANTINED:
+                condition.move(AgentEvent.RELEASE)
+            elif condition.state is not AgentState.STOPPED:
+                self._stop_wanted.set()
+        condition.poke()
+
+    async def at_rest(self) -> None:
+        """Wait until no app-server runs and none is about to."""
+        while self.condition.state not in {AgentState.STOPPED, AgentState.QUARANTINED}:
+            await self.condition.changed()
+
+    # -- the lifecycle
+
+    async def run(self) -> None:
+        """For ever. Cancelled, it leaves the app-server running: a successor adopts it."""
+        try:
+            adopted = await self._take_over()
+            if adopted is not None:
+                await self._live(adopted, adopted=True)
+            while True:
+                await self._until_wanted()
+                process = await self._launch()
+                if process is not None:
+                    await self._live(process, adopted=False)
+        finally:
+            self.condition.forget()
+            if self.incarnation is not None:
+                self.incarnation.process.release()
+                self.incarnation.close()
+
+    async def _take_over(self) -> Process | None:
+        """What a predecessor left: its process to go on with, or its end to be told."""
+        last = self.generation
+        if last is None or last.state == "ended":
+            return None
+        process = None
+        if last.state == "running" and last.pid and last.pid_start_ticks and last.boot_id:
+            identity = Identity(
+                pid=last.pid, start_ticks=last.pid_start_ticks, boot_id=last.boot_id
+            )
+            launch = starting.launch_to_adopt(self._shared, self._ledger.project, last)
+            process = await self._shared.runtime.adopt(launch, identity)
+        if process is not None:
+            self.condition.move(AgentEvent.ADOPTED)
+            return process
+        self.condition.move(AgentEvent.VANISHED)
+        await self._bury_gone()
+        return None
+
+    async def _until_wanted(self) -> None:
+        condition = self.condition
+        while condition.state is not AgentState.STARTING:
+            if condition.state is AgentState.STOPPED:
+                self._stop_wanted.clear()
+                if self.row.desired == "running":
+                    condition.move(AgentEvent.START)
+                    return
+            await condition.changed()
+
+    async def _launch(self) -> Process | None:
+        self.condition.reason, self._failure = None, None
+        last, trusted = self.generation, self.row.trusted
+        number = Generation((last.generation if last else 0) + 1)
+        row = await starting.begin(self._shared, self._ledger, number, trusted=trusted)
+        self.generation = row
+        try:
+            launch = starting.launch_of(
+                self._shared, self._ledger.project, self._directory, row, trusted=trusted
+            )
+            async with self._shared.starts:
+                process = await self._shared.runtime.start(launch)
+        except SupervisorError as e:
+            self._failure = e
+            await self._bury_gone()
+            return None
+        self.generation = await starting.recorded(self._ledger, row, process)
+        return process
+
+    # -- one generation, from its process to its end
+
+    async def _live(self, process: Process, *, adopted: bool) -> None:
+        inc = self._incarnate(process)
+        was_ready = False
+        async with asyncio.TaskGroup() as tasks:
+            work = [
+                tasks.create_task(inc.run()),
+                tasks.create_task(inc.watch_bounds()),
+                tasks.create_task(self._answer_questions(inc)),
+                tasks.create_task(self._obey_stop(inc)),
+                tasks.create_task(self._serve(inc, adopted=adopted)),
+            ]
+            exit_ = await process.wait()
+            was_ready = self.condition.state is AgentState.READY
+            for task in work:
+                task.cancel()
+        await self._bury(inc, exit_, was_ready=was_ready)
+
+    def _incarnate(self, process: Process) -> Incarnation:
+        shared, settings = self._shared, self._shared.settings
+        assert self.generation is not None
+        paths = SpoolPaths(shared.project_dir(self._ledger.project), self.generation.generation)
+        try:
+            writer = FifoWriter(paths.stdin)
+        except SupervisorError:
+            writer = None  # nobody has it open to read: the exit is about to be seen
+        upstream = Upstream(
+            writer,
+            shared.request_ids,
+            in_flight=settings.requests_in_flight,
+            clock=shared.clock,
+            metrics=shared.metrics,
+        )
+        self._effects = asyncio.Queue(maxsize=QUESTIONS_LIMIT)
+        self.incarnation = Incarnation(
+            process,
+            paths,
+            self._ledger,
+            upstream,
+            shared.watcher,
+            bounds=Bounds(
+                settings.line_limit_bytes,
+                settings.spool_backlog_pause_bytes,
+                settings.spool_backlog_stop_bytes,
+                settings.stderr_limit_bytes,
+            ),
+            clock=shared.clock,
+            metrics=shared.metrics,
+            on_effect=self._on_effect,
+        )
+        return self.incarnation
+
+    def _on_effect(self, effect: Effect) -> None:
+        metrics = self._shared.metrics
+        if isinstance(effect, Asked):
+            if effect.waiting:
+                return
+            if effect.policy != "clock":
+                metrics.server_requests_refused.labels(effect.refusal).inc()
+            try:
+                self._effects.put_nowait(effect)
+            except asyncio.QueueFull:
+                metrics.server_requests_refused.labels("overloaded").inc()
+        elif isinstance(effect, TurnEnded):
+            turn = effect.turn
+            metrics.turns.labels(turn.state).inc()
+            metrics.turn_seconds.observe(max(0.0, (turn.ended_at or 0) - turn.started_at))
+        elif isinstance(effect, Unknown):
+            metrics.unknown_notifications.inc()
+        else:
+            metrics.unmatched_responses.inc()
+
+    async def _answer_questions(self, inc: Incarnation) -> None:
+        """Server requests that are nobody's to answer but ours."""
+        while True:
+            asked = await self._effects.get()
+            await answer_at_once(inc.upstream, asked, self._shared.clock.now())
+
+    async def _serve(self, inc: Incarnation, *, adopted: bool) -> None:
+        """Handshake, recovery, then pings. A failure ends the app-server, and its exit does the
+        rest."""
+        began = self._shared.clock.monotonic()
+        settings = self._shared.settings
+        try:
+            version = await starting.shake_hands(self._shared, inc.upstream, adopted=adopted)
+            self.codex_version = version or self.codex_version or settings.codex_version
+            recovery = Recovery(
+                self._shared,
+                self._ledger,
+                inc.upstream,
+                self._directory,
+                trusted=self.row.trusted,
+                same_generation=adopted,
+            )
+            await recovery.run(self._in_use)
+            self._in_use = []
+            await self._tell_ready(adopted=adopted)
+            if self.condition.state is AgentState.STARTING:
+                self.condition.move(AgentEvent.ANSWERED)
+                self._shared.metrics.agent_start_seconds.observe(
+                    self._shared.clock.monotonic() - began
+                )
+            while True:
+                await self._shared.clock.sleep(settings.ping_interval_seconds)
+                if not inc.paused:
+                    await inc.upstream.ask(starting.PING, {}, timeout=settings.ping_timeout_seconds)
+        except SupervisorError as e:
+            if e.code is not ErrorCode.AGENT_RESTARTED:
+                self._failure = e
+                await inc.process.kill_tree()
+
+    async def _tell_ready(self, *, adopted: bool) -> None:
+        assert self.generation is not None
+        params: dict[str, object] = {
+            "generation": self.generation.generation,
+            "adopted": adopted,
+            "codexVersion": self.codex_version,
+        }
+        event = own_event(starting.AGENT_READY, params)
+        await self._ledger.barrier(lambda n, at: Change(events=[event]), patient=True)
+
+    async def _obey_stop(self, inc: Incarnation) -> None:
+        """Drain: interrupt what runs, ask to end, then end."""
+        await self._stop_wanted.wait()
+        self.condition.move(AgentEvent.STOP)
+        grace = self._shared.settings.stop_grace_seconds
+        memory = self._ledger.projection.memory
+        try:
+            async with asyncio.timeout(grace):
+                for turn in list(memory.turns.values()):
+                    params = {"threadId": turn.thread_id, "turnId": turn.turn_id}
+                    await inc.upstream.ask("turn/interrupt", params, timeout=grace)
+                while memory.turns:
+                    await self._shared.clock.sleep(0.02)
+        except (TimeoutError, SupervisorError):
+            log.info("drain_cut_short", turns=len(memory.turns))
+        await inc.process.terminate()
+        await self._shared.clock.sleep(grace)
+        await inc.process.kill_tree()
+
+    # -- ends
+
+    async def _bury_gone(self) -> None:
+        """A generation without a process: what it spooled still counts, what it left is ended."""
+        assert self.generation is not None
+        gone = starting.GoneProcess(self._shared, self.generation.marker)
+        await self._bury(self._incarnate(gone), Exit(), was_ready=False)
+
+    async def _bury(self, inc: Incarnation, exit_: Exit, *, was_ready: bool) -> None:
+        assert self.generation is not None
+        _, size = await inc.finish()
+        stderr = tail(inc.paths.stderr, STDERR_TAIL_BYTES).decode(errors="replace")
+        inc.close()
+        self.incarnation = None
+        asked = self.condition.state is AgentState.DRAINING
+        kind = classify(self._facts(exit_, asked=asked, ready=was_ready, stderr=stderr))
+        memory = self._ledger.projection.memory
+        self._in_use += [t for t in memory.threads.values() if t.status in {"idle", "active"}]
+        ended = Ended(
+            generation=self.generation,
+            kind=kind,
+            detail=self._detail(inc, exit_, stderr, ready=was_ready),
+            final_size=size,
+        )
+        self._count_end(kind, len(memory.turns), len(memory.waiting()))
+        await self._ledger.barrier(lambda n, at: ending(memory, ended, n, at), patient=True)
+        self.generation = await self._reload(ended)
+        log.info("agent_exited", kind=kind.value, generation=ended.generation.generation)
+        await self._after_exit(kind, ended.detail)
+
+    async def _reload(self, ended: Ended) -> GenerationRow:
+        rows = await self._shared.store.generations(self._ledger.project, 1)
+        return rows[0] if rows else ended.generation
+
+    def _count_end(self, kind: ExitKind, turns: int, waiting: int) -> None:
+        metrics = self._shared.metrics
+        metrics.agent_exits.labels(kind.value).inc()
+        metrics.turns.labels("interrupted").inc(turns)
+        metrics.approvals.labels("abandoned").inc(waiting)
+
+    def _facts(self, exit_: Exit, *, asked: bool, ready: bool, stderr: str) -> ExitFacts:
+        failure = self._failure
+        return ExitFacts(
+            code=exit_.code,
+            signal=exit_.signal,
+            asked=asked,
+            ready=ready,
+            timed_out=failure is not None and failure.code is ErrorCode.CODEX_TIMEOUT,
+            stderr_tail=stderr,
+            known=self._known_kind(),
+        )
+
+    def _known_kind(self) -> ExitKind | None:
+        if self._failure is None:
+            return None
+        if self._failure.code is ErrorCode.AGENT_START_FAILED:
+            return ExitKind.START_FAILED
+        return _KNOWN_KINDS.get(self._failure.code)
+
+    def _detail(self, inc: Incarnation, exit_: Exit, stderr: str, *, ready: bool) -> str:
+        if inc.overrun:
+            return "ended: its spool had grown past the last bound"
+        if self._failure is not None:
+            return self._failure.message
+        how = f"signal {exit_.signal}" if exit_.signal else f"exit code {exit_.code}"
+        # Once it has run turns, its stderr may quote what people and models said.
+        return how if ready else f"{how}: {stderr.strip()[-1000:]}".removesuffix(": ")
+
+    async def _after_exit(self, kind: ExitKind, detail: str) -> None:
+        condition, clock = self.condition, self._shared.clock
+        if condition.state is not AgentState.LOST:
+            condition.move(AgentEvent.EXITED)
+        if condition.state is AgentState.STOPPED:
+            return
+        self.history = remember(self.history, PastExit(clock.monotonic(), kind), self.policy)
+        verdict = decide(self.history, clock.monotonic(), self._shared.rng, self.policy)
+        if isinstance(verdict, Quarantine):
+            condition.reason = f"{verdict.reason}: {detail}"
+            await self._tell_quarantine(verdict, detail)
+            condition.move(AgentEvent.GIVE_UP)
+            return
+        condition.reason = f"{kind.value}: {detail}"
+        if not await self._stopped_within(verdict.delay_seconds):
+            self._shared.metrics.agent_restarts.inc()
+            condition.move(AgentEvent.RETRY)
+        else:
+            condition.move(AgentEvent.STOP)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        if self.row.desired != "running":
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop_wanted.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _tell_quarantine(self, verdict: Quarantine, detail: str) -> None:
+        params: dict[str, object] = {
+            "kind": verdict.kind.value,
+            "reason": verdict.reason,
+            "detail": detail,
+        }
+        event = own_event("supervisor/agentQuarantined", params)
+        await self._ledger.barrier(lambda n, at: Change(events=[event]), patient=True)

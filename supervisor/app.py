@@ -1,0 +1,278 @@
+"""The composition root: the only place that knows every adapter.
+
+    lock ▶ store ▶ agents ▶ sockets ▶ (until told to stop) ▶ sockets ▶ agents ▶ store ▶ unlock
+
+The lock on the state directory comes before anything else is touched, FIFOs above all.
+"""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from codex_cli_bin import bundled_codex_path
+from prometheus_client import CollectorRegistry
+
+from supervisor.agents.ledger import Place
+from supervisor.agents.pool import Pool
+from supervisor.agents.shared import Shared
+from supervisor.agents.state_dir import StateDirectory
+from supervisor.agents.upstream import RequestIds
+from supervisor.agents.watch import Watcher
+from supervisor.api.authentication import LOOPBACK_NAMES, Gate
+from supervisor.api.connection import Limits
+from supervisor.api.http import HttpServer, Readiness
+from supervisor.api.unix import UnixServer
+from supervisor.api.websocket import WebSocketPeers
+from supervisor.clock import Clock, SystemClock, system_random
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.lifecycle.agent import AgentState
+from supervisor.logs import get_logger
+from supervisor.metrics import Metrics
+from supervisor.ports.store import Store
+from supervisor.rpc.describe import REGISTRY
+from supervisor.rpc.dispatch import Dispatcher
+from supervisor.rpc.meter import PrometheusMeter
+from supervisor.rpc.methods import HostFacts
+from supervisor.runtimes.host import HostRuntime
+from supervisor.runtimes.processes import boot_id
+from supervisor.settings import Settings, environment
+from supervisor.stores.sql import SqlStore
+
+log = get_logger()
+VERSION = version("codex-supervisor")
+TOKEN_BYTES = 32
+IDLE_CHECK_SECONDS = 5.0
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a supervisor listens."""
+
+    socket: Path
+    host: str
+    port: int
+    token_file: Path
+
+    @property
+    def url(self) -> str:
+        """Of the WebSocket RPC."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ws://{host}:{self.port}/v1/rpc"
+
+
+class Supervisor:
+    """One running supervisor, as `running` yields it."""
+
+    def __init__(
+        self, settings: Settings, pool: Pool, metrics: Metrics, watcher: Watcher, clock: Clock
+    ) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.metrics = metrics
+        self.addresses: Addresses
+        self._watcher = watcher
+        self._clock = clock
+        self._lagged = 0
+        self._expired = 0
+
+    def readiness(self) -> Readiness:
+        """Ready unless a project's store is away."""
+        waiting = [a.project for a in self.pool.all() if a.status().store_waiting]
+        reasons = [f"the store is away: {name} waits in its spool" for name in waiting]
+        return Readiness(ready=not reasons, reasons=reasons)
+
+    def exposition(self) -> bytes:
+        """The metrics, with what is only counted when somebody looks."""
+        metrics, statuses = self.metrics, [a.status() for a in self.pool.all()]
+        metrics.subscribers.set(sum(s.subscribers for s in statuses))
+        metrics.approvals_waiting.set(sum(s.waiting_approvals for s in statuses))
+        metrics.spool_backlog_bytes.set(sum(s.spool_backlog_bytes for s in statuses))
+        metrics.watcher_polling.set(self._watcher.mode == "polling")
+        lagged = sum(a.lagged for a in self.pool.all())
+        expired = sum(a.expired for a in self.pool.all())
+        metrics.subscriptions_lagged.inc(max(0, lagged - self._lagged))
+        metrics.cursor_expired.inc(max(0, expired - self._expired))
+        self._lagged, self._expired = lagged, expired
+        return metrics.exposition()
+
+    async def idle(self, seconds: float) -> None:
+        """Return once nobody has been connected and no turn has run for `seconds`."""
+        since = self._clock.monotonic()
+        while self._clock.monotonic() - since < seconds:
+            await self._clock.sleep(min(IDLE_CHECK_SECONDS, seconds / 4))
+            if self._busy():
+                since = self._clock.monotonic()
+
+    def _busy(self) -> bool:
+        statuses = [a.status() for a in self.pool.all()]
+        if any(s.active_turns or s.subscribers for s in statuses):
+            return True
+        return any(s.state == AgentState.STARTING.value for s in statuses)
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, store: Store | None = None) -> AsyncIterator[Supervisor]:
+    """A supervisor that serves while the context is open.
+
+    Raises `state_directory_busy`, `state_directory_unsafe`, `address_in_use`, and the store's own.
+    At the end app-servers are stopped or left running, as `on_shutdown` says.
+    """
+    clock, boot = SystemClock(), boot_id()
+    state_dir = StateDirectory(settings.state_dir, boot_id=boot, clock=clock)
+    state_dir.lock()
+    try:
+        async with AsyncExitStack() as stack:
+            store = store or SqlStore(_database_url(settings, state_dir), clock=clock)
+            await store.open()
+            stack.push_async_callback(store.close)
+            watcher = Watcher()
+            stack.callback(watcher.close)
+            metrics = Metrics(CollectorRegistry())
+            shared = _shared(settings, state_dir, store, watcher, metrics, clock, boot)
+            pool = await stack.enter_async_context(Pool(shared))
+            supervisor = Supervisor(settings, pool, metrics, watcher, clock)
+            # Sockets are bound before agents are touched: a taken port stops nothing that runs.
+            serve = _bind(supervisor, state_dir, clock)
+            await pool.adopt_all()
+            tasks = await stack.enter_async_context(_cancelled_at_end(serve))
+            yield supervisor
+            tasks()
+            if settings.on_shutdown == "stop":
+                await pool.stop_all()
+        state_dir.mark_clean()
+    finally:
+        # Whatever could not be ended in order is for the successor to find.
+        state_dir.unlock()
+
+
+@asynccontextmanager
+async def _cancelled_at_end(
+    serve: Sequence[Callable[[], Coroutine[None, None, None]]],
+) -> AsyncIterator[Callable[[], None]]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(s()) for s in serve]
+
+        def end() -> None:
+            for task in tasks:
+                task.cancel()
+
+        try:
+            yield end
+        finally:
+            end()
+
+
+def _shared(
+    settings: Settings,
+    state_dir: StateDirectory,
+    store: Store,
+    watcher: Watcher,
+    metrics: Metrics,
+    clock: Clock,
+    boot: str,
+) -> Shared:
+    rng = system_random()
+    metrics.set_build(VERSION, settings.codex_version)
+    metrics.start_methods(REGISTRY)
+    return Shared(
+        settings=settings,
+        store=store,
+        runtime=HostRuntime(),
+        watcher=watcher,
+        clock=clock,
+        rng=rng,
+        metrics=metrics,
+        place=Place(host=_host_id(), boot_id=boot),
+        request_ids=RequestIds(f"{rng.getrandbits(48):012x}"),
+        state_id=_state_id(settings.state_dir),
+        clean_shutdown=state_dir.was_clean(),
+        project_dir=state_dir.project_dir,
+        codex=lambda: [str(codex_binary(settings))],
+        environment=environment(),
+        starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
+    )
+
+
+def _bind(
+    supervisor: Supervisor, state_dir: StateDirectory, clock: Clock
+) -> list[Callable[[], Coroutine[None, None, None]]]:
+    settings = supervisor.settings
+    meter = PrometheusMeter(supervisor.metrics)
+    limits = Limits(max_frame_bytes=settings.max_frame_bytes)
+    facts = HostFacts(version=VERSION, pid=os.getpid(), started=clock.monotonic(), clock=clock)
+    dispatcher = Dispatcher(supervisor.pool, facts, meter)
+    gate = Gate(
+        token=read_token(settings.token_file),
+        account=settings.account,
+        hosts=frozenset({*LOOPBACK_NAMES, settings.listen_host}),
+        origins=frozenset(settings.allowed_origins),
+    )
+    http = HttpServer(
+        host=settings.listen_host,
+        port=settings.listen_port,
+        gate=gate,
+        peers=WebSocketPeers(dispatcher, limits, meter, version=VERSION),
+        readiness=supervisor.readiness,
+        exposition=supervisor.exposition,
+        meter=meter,
+    )
+    host, port = http.bind()
+    unix = UnixServer(state_dir.socket, dispatcher, limits, meter, version=VERSION)
+    unix.bind()
+    supervisor.addresses = Addresses(
+        socket=state_dir.socket, host=host, port=port, token_file=settings.token_file
+    )
+    return [http.serve, unix.serve]
+
+
+def codex_binary(settings: Settings) -> Path:
+    """The binary to start. `codex_missing` if it is not there or cannot be run."""
+    try:
+        path = settings.codex_bin or bundled_codex_path()
+    except FileNotFoundError as e:
+        raise SupervisorError(ErrorCode.CODEX_MISSING, str(e)) from None
+    if not os.access(path, os.X_OK) or not path.is_file():
+        raise SupervisorError(ErrorCode.CODEX_MISSING, f"there is no codex to run at {path}")
+    return path
+
+
+def read_token(path: Path) -> str:
+    """The person's token, made (mode 0600) if there is none. `state_directory_unsafe` if others
+    can read it."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        if path.lstat().st_mode & 0o077 or path.is_symlink():
+            raise SupervisorError(
+                ErrorCode.STATE_DIRECTORY_UNSAFE,
+                f"others can read the token in {path}",
+                hint="chmod 600 it, or remove it: a new one is made.",
+            ) from None
+        return path.read_text().strip()
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    with os.fdopen(fd, "w") as file:
+        file.write(token + "\n")
+    return token
+
+
+def _database_url(settings: Settings, state_dir: StateDirectory) -> str:
+    return settings.database_url or f"sqlite+aiosqlite:///{state_dir.database}"
+
+
+def _state_id(path: Path) -> str:
+    """Names this directory in the markers of processes: no two on a machine are called alike."""
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+
+
+def _host_id() -> str:
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = ""
+    return machine or socket.gethostname()
