@@ -35,6 +35,7 @@ from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.lifecycle.agent import AgentState
 from supervisor.logs import get_logger
 from supervisor.metrics import Metrics
+from supervisor.ports.runtime import Runtime
 from supervisor.ports.store import Store
 from supervisor.rpc.describe import REGISTRY
 from supervisor.rpc.dispatch import Dispatcher
@@ -117,11 +118,14 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, store: Store | None = None) -> AsyncIterator[Supervisor]:
+async def running(
+    settings: Settings, *, store: Store | None = None, runtime: Runtime | None = None
+) -> AsyncIterator[Supervisor]:
     """A supervisor that serves while the context is open.
 
     Raises `state_directory_busy`, `state_directory_unsafe`, `address_in_use`, and the store's own.
-    At the end app-servers are stopped or left running, as `on_shutdown` says.
+    At the end app-servers are stopped or left running, as `on_shutdown` says. Another `store` or
+    `runtime` than the settings' own may be given: tests that count or kill do.
     """
     clock, boot = SystemClock(), boot_id()
     state_dir = StateDirectory(settings.state_dir, boot_id=boot, clock=clock)
@@ -134,7 +138,16 @@ async def running(settings: Settings, *, store: Store | None = None) -> AsyncIte
             watcher = Watcher()
             stack.callback(watcher.close)
             metrics = Metrics(CollectorRegistry())
-            shared = _shared(settings, state_dir, store, watcher, metrics, clock, boot)
+            shared = _shared(
+                settings,
+                state_dir,
+                store=store,
+                runtime=runtime or HostRuntime(),
+                watcher=watcher,
+                metrics=metrics,
+                clock=clock,
+                boot=boot,
+            )
             pool = await stack.enter_async_context(Pool(shared))
             supervisor = Supervisor(settings, pool, metrics, watcher, clock)
             # Sockets are bound before agents are touched: a taken port stops nothing that runs.
@@ -171,7 +184,9 @@ async def _cancelled_at_end(
 def _shared(
     settings: Settings,
     state_dir: StateDirectory,
+    *,
     store: Store,
+    runtime: Runtime,
     watcher: Watcher,
     metrics: Metrics,
     clock: Clock,
@@ -183,7 +198,7 @@ def _shared(
     return Shared(
         settings=settings,
         store=store,
-        runtime=HostRuntime(),
+        runtime=runtime,
         watcher=watcher,
         clock=clock,
         rng=rng,

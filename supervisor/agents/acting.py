@@ -9,12 +9,12 @@ import msgspec
 from supervisor.agents.intents import ACTS, intent_row, params_hash
 from supervisor.agents.ledger import Change, Ledger, own_event
 from supervisor.agents.log import OwnEvent
+from supervisor.agents.places import thread_params
 from supervisor.agents.recovery import fail_intent, resume_params, write_answer
 from supervisor.agents.shared import Shared
 from supervisor.agents.upstream import Upstream
 from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
-from supervisor.policy import trust
 from supervisor.policy.access import Principal
 from supervisor.ports.agent import Acted
 from supervisor.ports.store import Batch, IntentRow, ServerRequestRow, ThreadRow
@@ -77,10 +77,10 @@ class Acting:
     async def _prepared(self, method: str, params: dict[str, object]) -> dict[str, object]:
         """The params as they go upstream, or the refusal."""
         if method == "thread/start":
-            return trust.thread_params(params, self._directory, self._trusted())
+            return thread_params(params, self._directory, self._trusted())
         if method == "thread/resume" and params.get("threadId") not in self._memory.threads:
             # A thread of this directory that another program started: the RPC has looked.
-            return trust.thread_params(params, self._directory, self._trusted())
+            return thread_params(params, self._directory, self._trusted())
         thread = self._thread(params)
         if method == "thread/resume":
             return resume_params(thread, self._directory, trusted=self._trusted())

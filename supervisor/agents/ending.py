@@ -56,7 +56,11 @@ def _abandon(change: Change, memory: AgentMemory, row: ServerRequestRow, at: flo
     change.events.append(
         own_event(
             "serverRequest/resolved",
-            {"threadId": row.thread_id, "requestId": msgspec.Raw(row.request_id)},
+            {
+                "threadId": row.thread_id,
+                "requestId": msgspec.Raw(row.request_id),
+                "synthesised": True,
+            },
             row.thread_id,
         )
     )

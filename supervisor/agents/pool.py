@@ -6,6 +6,7 @@ import msgspec
 
 from supervisor.agents.agent import Agent
 from supervisor.agents.ledger import Change, own_event
+from supervisor.agents.places import check_place
 from supervisor.agents.shared import Shared
 from supervisor.audit import record
 from supervisor.audit.record import Draft
@@ -13,7 +14,7 @@ from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import ProjectId
 from supervisor.logs import get_logger
 from supervisor.policy.access import Principal
-from supervisor.policy.places import check_place, project_id
+from supervisor.policy.places import project_id
 from supervisor.ports.store import ProjectRow
 
 log = get_logger()

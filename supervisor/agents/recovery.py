@@ -8,6 +8,7 @@ import msgspec
 from supervisor.agents.ending import turn_completed
 from supervisor.agents.intents import asker
 from supervisor.agents.ledger import Change, Ledger, own_event
+from supervisor.agents.places import thread_params
 from supervisor.agents.shared import Shared
 from supervisor.agents.starting import PING
 from supervisor.agents.upstream import Upstream
@@ -15,7 +16,6 @@ from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.lifecycle.reconcile import Doubt, Fail, Search, SendAgain, Settle, reconcile
 from supervisor.logs import get_logger
-from supervisor.policy import trust
 from supervisor.ports.store import Batch, IntentRow, ServerRequestRow, ThreadRow, TurnRow
 from supervisor.protocol.encoding import response
 
@@ -243,7 +243,7 @@ def resume_params(row: ThreadRow, directory: Path, *, trusted: bool) -> dict[str
     if isinstance(config, dict):
         config.pop("projects", None)
     settings.setdefault("cwd", row.cwd or str(directory))
-    params = trust.thread_params(settings, directory, trusted)
+    params = thread_params(settings, directory, trusted)
     return {**params, "threadId": row.thread_id, "excludeTurns": True}
 
 

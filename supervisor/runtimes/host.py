@@ -15,7 +15,7 @@ from pathlib import Path
 
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity, Launch
-from supervisor.runtimes.pidfd import exit_of_child, exit_of_stranger
+from supervisor.runtimes.pidfd import exit_of_child, exit_of_status, exit_of_stranger
 from supervisor.runtimes.processes import (
     PROC,
     Reaper,
@@ -23,10 +23,11 @@ from supervisor.runtimes.processes import (
     carries_marker,
     root_process,
     start_ticks,
+    zombie_status,
 )
 
 _REAPED_WITHIN = 20
-"""How often, at 10 ms, to ask how an adopted process ended: its parent has to reap it first."""
+"""How often, at 10 ms, to ask how an adopted process ended, before nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class HostProcess:
         return self._identity
 
     async def wait(self) -> Exit:
-        """An adopted process's exit is known since Linux 6.15; before: `Exit()`."""
+        """Of an adopted process, Linux before 6.15 may not tell: then it is `Exit()`."""
         return await asyncio.shield(self._exit)
 
     async def terminate(self) -> None:
@@ -100,11 +101,16 @@ class HostProcess:
     def _ask(self, attempts: int) -> None:
         if self._pidfd < 0:
             return
-        found = exit_of_stranger(self._pidfd)
+        # One of the two tells, before and after its parent collects it.
+        found = self._exit_of_zombie() or exit_of_stranger(self._pidfd)
         if found is None and attempts:
             self._loop.call_later(0.01, self._ask, attempts - 1)
         else:
             self._ended(found or Exit())
+
+    def _exit_of_zombie(self) -> Exit | None:
+        status = zombie_status(self._identity.pid, self._identity.start_ticks)
+        return None if status is None else exit_of_status(status)
 
     def _ended(self, how: Exit) -> None:
         os.close(self._pidfd)

@@ -15,6 +15,7 @@ import psutil
 from supervisor.ports.runtime import MARKER_VARIABLE
 
 PROC = Path("/proc")
+_ENDED = (b"Z", b"X", b"x")
 _ROUNDS = 50
 """How often to look again for what was forked meanwhile, before giving up."""
 _DEATH_SECONDS = 2.0
@@ -32,13 +33,18 @@ def start_ticks(pid: int, proc_root: Path = PROC, *, ended: bool = False) -> int
     With `ended`, also of one that has ended and was not collected yet. The command name before
     the field is the process's own choice and may hold spaces and brackets.
     """
-    try:
-        text = (proc_root / str(pid) / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+    fields = _stat(pid, proc_root)
+    if fields is None or (fields[0] in _ENDED and not ended):
         return None
-    fields = text[text.rfind(b")") + 1 :].split()
-    # Field 3, the state, comes first here.
-    return int(fields[19]) if ended or fields[0] not in (b"Z", b"X", b"x") else None
+    return int(fields[19])
+
+
+def zombie_status(pid: int, ticks: int, proc_root: Path = PROC) -> int | None:
+    """Field 52: the wait(2) status of one that ended and that its parent has yet to collect."""
+    fields = _stat(pid, proc_root)
+    if fields is None or fields[0] not in _ENDED or int(fields[19]) != ticks:
+        return None
+    return int(fields[49])
 
 
 def carries_marker(pid: int, marker: str, proc_root: Path = PROC) -> bool | None:
@@ -144,6 +150,15 @@ class Reaper:
             return -1
         self._killed.add(process)
         return fd
+
+
+def _stat(pid: int, proc_root: Path) -> list[bytes] | None:
+    """The fields from the third, the state, on."""
+    try:
+        text = (proc_root / str(pid) / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text[text.rfind(b")") + 1 :].split()
 
 
 def root_process(pid: int, ticks: int) -> psutil.Process | None:

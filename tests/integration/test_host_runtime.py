@@ -16,7 +16,7 @@ from supervisor.agents.fifo import FifoWriter
 from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity
 from supervisor.runtimes.host import HostRuntime
 from supervisor.runtimes.pidfd import exit_of_status
-from supervisor.runtimes.processes import boot_id, carries_marker, start_ticks
+from supervisor.runtimes.processes import boot_id, carries_marker, start_ticks, zombie_status
 from tests.contract.scripted import ECHO, Scripts, carriers, soon, until
 
 BOOT = "11111111-2222-3333-4444-555555555555"
@@ -70,8 +70,10 @@ def test_an_adopted_stranger_is_heard_of_under_either_loop(
         process = await HostRuntime().adopt(launch, identity)
         assert process is not None
         await process.terminate()
-        # The kernel tells since 6.15, if whoever is parent collects it; else nobody knows.
-        assert await soon(process.wait()) in (Exit(signal=signal.SIGTERM), Exit())
+        ended = await soon(process.wait())
+        # Before 6.15 the kernel tells only until init has collected it.
+        kernel = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
+        assert ended == Exit(signal=signal.SIGTERM) or (kernel < (6, 15) and ended == Exit())
 
     run(loop_factory, scenario())
 
@@ -217,6 +219,17 @@ def test_a_zombie_is_no_live_process(tmp_path: Path) -> None:
     assert start_ticks(42, tmp_path) is None
     assert start_ticks(42, tmp_path, ended=True) == 22
     assert start_ticks(43, tmp_path) is None
+
+
+def test_a_zombie_tells_how_it_ended_and_a_live_process_or_another_does_not(
+    tmp_path: Path,
+) -> None:
+    fake_process(tmp_path / "dead", stat_line(b"sh", b"Z"))
+    fake_process(tmp_path / "live", stat_line(b"sh", b"S"))
+    assert zombie_status(42, 22, tmp_path / "dead") == 52
+    assert zombie_status(42, 23, tmp_path / "dead") is None
+    assert zombie_status(42, 22, tmp_path / "live") is None
+    assert zombie_status(43, 22, tmp_path / "dead") is None
 
 
 def test_a_marker_is_matched_whole(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
+from sqlalchemy.event import listens_for
 
 from supervisor.clock import SystemClock
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.store import Batch
+from supervisor.stores import read
 from supervisor.stores.migrations import REVISIONS
 from supervisor.stores.sql import SqlStore
 from supervisor.stores.tables import METADATA
@@ -267,25 +269,36 @@ async def test_migrations_make_the_partial_indexes_described(store: SqlStore, pa
     assert {name: sql.split(" WHERE ")[1] for name, sql in made.items()} == described
 
 
-async def test_unfinished_rows_are_found_without_reading_the_finished(
-    store: SqlStore, path: Path
-) -> None:
-    with closing(sqlite3.connect(path)) as raw:
-        plans = {
-            name: str(
-                raw.execute(
-                    f"EXPLAIN QUERY PLAN SELECT * FROM {table} WHERE project = 'a' AND {only}"
-                ).fetchall()
-            )
-            for name, table, only in [
-                ("items_open", "items", "state = 'open'"),
-                ("turns_open", "turns", "state = 'in_progress'"),
-                ("intents_pending", "intents", "state = 'pending'"),
-                ("server_requests_open", "server_requests", "settled_at IS NULL"),
-            ]
-        }
+async def test_no_query_of_the_state_reads_a_whole_table(store: SqlStore, path: Path) -> None:
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    engine = create_engine(f"sqlite:///{path}")
 
-    assert [name for name, plan in plans.items() if f"USING INDEX {name}" not in plan] == []
+    @listens_for(engine, "before_cursor_execute")
+    def _(_c: object, _cursor: object, sql: str, values: tuple[object, ...], *_: object) -> None:
+        asked.append((sql, values))
+
+    with engine.connect() as connection:
+        read.project_state(connection, A)
+        read.intent_by_key(connection, A, "local", "k")
+        read.turn_owner(connection, A, "u1")
+        read.turns(connection, A, "t1", 10)
+        read.audit(connection, A, 0, 10, "t1")
+    engine.dispose()
+    with closing(sqlite3.connect(path)) as raw:
+        plans = [
+            str(raw.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall())
+            for sql, values in asked
+        ]
+
+    assert [plan for plan in plans if "SCAN" in plan] == []
+    for index in (
+        "turns_open",
+        "items_open",
+        "intents_pending",
+        "server_requests_open",
+        "intents_by_key",
+    ):
+        assert [plan for plan in plans if f"USING INDEX {index} " in plan] != [], index
 
 
 def test_every_revision_is_named_in_order() -> None:
@@ -366,12 +379,10 @@ async def child(code: str, path: Path) -> asyncio.subprocess.Process:
 async def killed_after(path: Path, commits: int) -> int:
     """Run the committer, kill it after so many acknowledged commits; the last number it said."""
     process = await child(COMMITTER, path)
-    said: list[bytes] = []
     try:
         async with asyncio.timeout(DEADLINE):
             assert process.stdout is not None
-            for _ in range(commits):
-                said.append(await process.stdout.readline())
+            said = [await process.stdout.readline() for _ in range(commits)]
             process.send_signal(signal.SIGKILL)
             said += (await process.stdout.read()).splitlines(keepends=True)
             await process.wait()

@@ -1,0 +1,70 @@
+"""Directories as they are on disk: which may be projects, and where in one a thread may work."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.policy import trust
+
+_PATH_LIMIT = 4096
+CONFIG_KEYS = frozenset({"model_reasoning_effort"})
+"""What a thread's `config` may hold beside the trust chain: thread/start has no field for it."""
+
+
+def check_place(asked: str, roots: Sequence[Path], state_dir: Path) -> Path:
+    """The directory asked for, if it may be a project; else `project_path_refused`.
+
+    It must be absolute, real (no symlink in it), a directory, inside one of `roots` (where there
+    are any), and apart from the state directory both ways: an agent that could write there would
+    write its own audit log.
+    """
+    if "\0" in asked or len(asked) > _PATH_LIMIT:
+        raise _refused("this is no path")
+    path = Path(asked)
+    if not path.is_absolute():
+        raise _refused("the path must be absolute")
+    real = Path(os.path.realpath(path))
+    if real != Path(os.path.normpath(path)):
+        raise _refused(f"the path leads elsewhere by a symlink: {real}", "Name the real path.")
+    if not real.is_dir():
+        raise _refused("there is no such directory")
+    if roots and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+        raise _refused("the path is outside the allowed roots", "See `project_roots`.")
+    state = Path(os.path.realpath(state_dir))
+    if real.is_relative_to(state) or state.is_relative_to(real):
+        raise _refused(
+            f"the supervisor's state ({state}) must be apart from projects",
+            "Set another state_dir, or open another directory.",
+        )
+    return real
+
+
+def _refused(message: str, hint: str | None = None) -> SupervisorError:
+    return SupervisorError(ErrorCode.PROJECT_PATH_REFUSED, message, hint=hint)
+
+
+def thread_params(params: dict[str, object], project: Path, trusted: bool) -> dict[str, object]:
+    """The params of thread/start, resume and fork with the chain in place of any `config`.
+
+    `cwd` is resolved, and stays in the project. `bad_request` for one that does not, or whose
+    real path leaves it, and for a `config` with more than `CONFIG_KEYS`: it could undo the chain.
+    """
+    config = params.get("config") or {}
+    if not isinstance(config, dict) or not config.keys() <= CONFIG_KEYS:
+        raise SupervisorError(ErrorCode.BAD_REQUEST, "`config` is the supervisor's to set")
+    asked = params.get("cwd")
+    cwd = project if asked is None else _inside(project, str(asked))
+    chain = trust.trust_chain(project, cwd, trusted)
+    return {**params, "cwd": str(cwd), "config": {**config, "projects": chain}}
+
+
+def _inside(project: Path, asked: str) -> Path:
+    if "\0" in asked:
+        raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a path")
+    cwd = (project / asked).resolve()
+    if not cwd.is_relative_to(project):
+        raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd leaves the project")
+    if not cwd.is_dir():
+        raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a directory")
+    return cwd
