@@ -6,7 +6,6 @@ one, whose start shows that codex had its chance. No supervisor is involved.
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,9 @@ class Hostile:
         self.persons_config(f'[projects."{folder}"]\ntrust_level = "trusted"\n')
 
     def git(self, folder: Path) -> None:
-        subprocess.run(["git", "init", "-q", str(folder)], check=True, timeout=DEADLINE)
+        """Codex looks for `.git` itself; git need not be installed."""
+        (folder / ".git").mkdir()
+        (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
 
     async def open(self, launch: Sequence[str], cwd: str, **params: object) -> Outcome:
         """Start a thread in `cwd` and let a whole turn run in it."""

@@ -56,6 +56,7 @@ async def unix_server(path: Path, limits: Limits | None = None) -> AsyncIterator
             yield serving
         finally:
             task.cancel()
+            server.close()
 
 
 @asynccontextmanager
@@ -80,6 +81,7 @@ async def http_server(
             yield serving
         finally:
             task.cancel()
+            server.close()
 
 
 class RawPeer:
@@ -112,5 +114,28 @@ async def raw_peer(path: Path) -> AsyncIterator[RawPeer]:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait, within the deadline of the server around it, for something to become true."""
-    while not holds():
+    while not holds():  # noqa: ASYNC110  # what it watches has no event
         await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def impostor(path: Path, *said: bytes) -> AsyncIterator[None]:
+    """A server that says `said`, a piece at first and one for each line it reads, then nothing."""
+    active = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal active
+        active += 1
+        for piece in said:
+            writer.write(piece)
+            if not await reader.readline():
+                break
+        await reader.read()
+        writer.close()
+        active -= 1
+
+    async with asyncio.timeout(DEADLINE):
+        server = await asyncio.start_unix_server(handle, path)
+        async with server:
+            yield
+            await until(lambda: active == 0)

@@ -35,11 +35,11 @@ async def thread(server: BareAppServer) -> str:
     return str((await server.request("thread/start", {"cwd": "/x"}))["thread"]["id"])
 
 
-async def raw(folder: Path, *lines: object) -> list[bytes]:
+async def raw(folder: Path, *lines: object, behaviour: str = "ok") -> list[bytes]:
     """What it writes in answer to these lines, up to its own end."""
     data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     process = await asyncio.create_subprocess_exec(
-        str(install(folder)),
+        str(install(folder, behaviour)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=codex_environment(folder),
@@ -127,9 +127,7 @@ async def test_it_ends_in_the_ways_it_is_told_to(tmp_path: Path, text: str, code
     async with started(tmp_path) as server:
         process = server.process
         with pytest.raises(SupervisorError) as lost:
-            await server.request("thread/read", {"threadId": await thread(server)})
             await server.turn("t", text)
-            await server.request("thread/loaded/list", {})
         assert lost.value.code is ErrorCode.CONNECTION_LOST
         assert await process.wait() == code
 
@@ -143,32 +141,31 @@ async def test_exiting_at_once_is_a_lost_connection(tmp_path: Path) -> None:
 
 
 async def test_silent_reads_and_never_answers_initialize(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    codex = install(tmp_path, "silent", log=log)
-    env = codex_environment(tmp_path)
-    async with (
-        asyncio.timeout(DEADLINE),
-        BareAppServer([str(codex)], env=env, cwd=tmp_path, handshake=False) as server,
-        asyncio.TaskGroup() as tasks,
-    ):
-        asking = tasks.create_task(server.initialize())
-        # Answers come in order: this one proves that the other was passed over.
-        while not log.exists() or b"initialize" not in log.read_bytes():
-            await asyncio.sleep(0.01)
+    initialize = {"id": 1, "method": "initialize", "params": {}}
+    listing = {"id": 2, "method": "thread/loaded/list", "params": {}}
+    answers = await raw(tmp_path, initialize, listing, behaviour="silent")
+    assert [json.loads(line)["id"] for line in answers if line] == [2]
+
+
+async def test_the_log_holds_every_line_read(tmp_path: Path) -> None:
+    async with started(tmp_path, log=tmp_path / "log") as server:
+        await server.send_raw(b"\xff junk\n")
         await server.request("thread/loaded/list", {})
-        assert not asking.done()
-        asking.cancel()
+    methods = (tmp_path / "log").read_bytes().splitlines()
+    assert methods[2] == b"\xff junk"
+    assert len(methods) == 4
 
 
-async def test_a_wrong_version_shows_in_the_handshake_and_on_the_command_line(
-    tmp_path: Path,
-) -> None:
+async def test_a_wrong_version_shows_in_the_handshake(tmp_path: Path) -> None:
     async with started(tmp_path, "bad-version") as server:
         assert "/0.1.0 " in server.initialized["userAgent"]
-    said = subprocess.run(
-        [tmp_path / "codex", "--version"], capture_output=True, check=True, timeout=DEADLINE
-    )
-    assert said.stdout == b"codex-cli 0.1.0\n"
+
+
+@pytest.mark.parametrize(("behaviour", "version"), [("ok", "0.163.0"), ("bad-version", "0.1.0")])
+def test_the_command_line_tells_the_version(tmp_path: Path, behaviour: str, version: str) -> None:
+    command = [str(install(tmp_path, behaviour)), "--version"]
+    said = subprocess.run(command, capture_output=True, check=True, timeout=DEADLINE)
+    assert said.stdout.decode() == f"codex-cli {version}\n"
 
 
 def test_an_unknown_behaviour_is_refused(tmp_path: Path) -> None:
@@ -181,3 +178,22 @@ async def test_a_command_that_is_not_there_is_codex_missing(tmp_path: Path) -> N
         async with BareAppServer.codex(tmp_path / "none", tmp_path, tmp_path):
             pass
     assert missing.value.code is ErrorCode.CODEX_MISSING
+
+
+async def test_a_tap_takes_lines_before_they_are_decoded(tmp_path: Path) -> None:
+    tapped: list[bytes] = []
+
+    def tap(line: bytes) -> bool:
+        if b"agentMessage/delta" in line:
+            tapped.append(line)
+            return True
+        return False
+
+    codex = install(tmp_path)
+    async with (
+        asyncio.timeout(DEADLINE),
+        BareAppServer.codex(codex, tmp_path, tmp_path, tap=tap) as server,
+    ):
+        messages = await server.turn(await thread(server), "text n=9")
+    assert len(tapped) == 9
+    assert "item/agentMessage/delta" not in {each["method"] for each in messages}

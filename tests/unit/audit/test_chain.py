@@ -139,6 +139,18 @@ def test_a_record_made_up_at_the_end_is_found(
     assert verify(rows, end=end).problem is Problem.EDITED
 
 
+@given(chains(), DRAFTS)
+def test_a_chain_forged_anew_does_not_end_where_the_true_one_does(
+    chain: tuple[list[AuditRow], tuple[int, str]], other: Draft
+) -> None:
+    rows, end = chain
+    forger = Chain(P, "elsewhere")
+    forged = [forger.append(other, row.at) for row in rows]
+
+    assert verify(forged).ok
+    assert verify(forged, end=end).problem is Problem.EDITED
+
+
 @given(chains(), st.data())
 def test_a_chain_goes_on_where_a_checkpoint_left_it(
     chain: tuple[list[AuditRow], tuple[int, str]], data: st.DataObject

@@ -259,4 +259,3 @@ def facts(clock: FakeClock | None = None) -> HostFacts:
 
 def dispatcher(agents: FakeAgents, meter: CountingMeter) -> Dispatcher:
     return Dispatcher(agents, facts(), meter)
-

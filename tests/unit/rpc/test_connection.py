@@ -303,7 +303,7 @@ async def test_when_the_peer_goes_reads_are_dropped_and_acts_are_carried_out() -
         rig.ask("_INBOX.a", "pingProject")
         rig.ask("_INBOX.b", "interruptTurn", threadId=THREAD, turnId="u1")
         rig.ask("_INBOX.s", "subscribe")
-        while len(rig.agent.asked) + len(rig.agent.subscribed) < 2:
+        while len(rig.agent.asked) + len(rig.agent.subscribed) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
         rig.wire.gone = True
         rig.connection.close()

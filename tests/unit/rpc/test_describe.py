@@ -77,7 +77,9 @@ def strings(part: object, where: str) -> list[tuple[str, dict[str, object]]]:
 
 def bounded(part: dict[str, object]) -> bool:
     pattern = str(part.get("pattern", ""))
-    return "maxLength" in part or "maxItems" in part or re.search(r"\{\d+,\d+\}", pattern) is not None
+    return (
+        "maxLength" in part or "maxItems" in part or re.search(r"\{\d+,\d+\}", pattern) is not None
+    )
 
 
 def test_the_schema_is_json_and_describes_every_method() -> None:

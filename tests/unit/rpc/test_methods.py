@@ -8,7 +8,7 @@ import pytest
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation, ProjectId
 from supervisor.ports.store import AuditRow
-from tests.unit.rpc.fakes import THREAD, FakeAgent, server_request
+from tests.unit.rpc.fakes import THREAD, server_request
 from tests.unit.rpc.test_dispatch import HOST, P1, Bench
 
 COMMAND = "item/commandExecution/requestApproval"
@@ -192,7 +192,12 @@ async def test_read_thread_asks_for_turns_only_if_told(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("method", "extra"),
-    [("readThread", {}), ("resumeThread", {}), ("nameThread", {"name": "n"}), ("archiveThread", {})],
+    [
+        ("readThread", {}),
+        ("resumeThread", {}),
+        ("nameThread", {"name": "n"}),
+        ("archiveThread", {}),
+    ],
 )
 async def test_a_thread_of_another_directory_is_unknown_and_untouched(
     bench: Bench, method: str, extra: dict[str, object]
@@ -226,7 +231,13 @@ async def test_a_thread_is_resumed_in_the_directory_it_was_looked_up_in(bench: B
 
 
 async def test_send_message_starts_a_turn(bench: Bench) -> None:
-    params = {"threadId": THREAD, "text": "hi", "idempotencyKey": "k", "model": "m", "effort": "low"}
+    params = {
+        "threadId": THREAD,
+        "text": "hi",
+        "idempotencyKey": "k",
+        "model": "m",
+        "effort": "low",
+    }
     shown = await bench.call(P1, "sendMessage", params)
     assert shown == {"turnId": "turn-1", "requestId": "run-1", "replayed": False}
     [(method, upstream, key)] = bench.agent.acted
@@ -313,9 +324,7 @@ async def test_list_approvals_shows_what_waits(bench: Bench) -> None:
     assert len((await bench.call(P1, "listApprovals", {}))["approvals"]) == 2  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "answer", [{"decision": "accept"}, {"result": {"decision": "accept"}}]
-)
+@pytest.mark.parametrize("answer", [{"decision": "accept"}, {"result": {"decision": "accept"}}])
 async def test_an_approval_is_answered_by_a_word_or_a_result(
     bench: Bench, answer: dict[str, object]
 ) -> None:
@@ -390,5 +399,3 @@ def audit_row(seq: int) -> AuditRow:
         detail=b'{"command":"ls"}',
         hash="h",
     )
-
-

@@ -1,12 +1,14 @@
 """Prompts to scripts."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.testing.directives import (
+    DIRECTIVE_NAMES,
     MAXIMUM_STEPS,
     Call,
     Cut,
@@ -154,3 +156,8 @@ def test_endless_scripts_are_refused() -> None:
     assert len(parse_script("mock:text;" * MAXIMUM_STEPS)) == MAXIMUM_STEPS
     with pytest.raises(DirectiveError, match="more than"):
         parse_script("mock:text;" * (MAXIMUM_STEPS + 1))
+
+
+def test_every_directive_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "testing-model.md").read_text()
+    assert [name for name in DIRECTIVE_NAMES if f"| `mock:{name}` |" not in page] == []
