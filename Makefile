@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
-CHAOS_ROUNDS ?= 100
+CHAOS_KILLS ?= 100
 UV_VERSION := 0.13.8
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -77,8 +77,8 @@ types: $(READY) ## mypy, strict
 bench: $(READY) ## latency and throughput, side by side
 	$(BIN)/python -m tests.bench $(ARGS)
 
-chaos: $(READY) ## CHAOS_ROUNDS=100 seeded kills
-	CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(BIN)/python -m pytest tests/chaos --timeout=7200 $(ARGS)
+chaos: $(READY) ## CHAOS_KILLS=100 seeded kills of the supervisor (ARGS="--chaos-seed 7")
+	$(BIN)/python -m pytest tests/chaos -s --chaos-kills=$(CHAOS_KILLS) $(ARGS)
 
 # Hashes only: nothing in the lock says where a package comes from.
 lock: ## resolve the dependencies again (ARGS=--upgrade for newer ones)

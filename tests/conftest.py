@@ -36,6 +36,12 @@ def require(condition: object, what: str) -> None:
     pytest.skip(f"needs {what}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos-kills", type=int, default=0, help="at least so many; 0: one a place")
+    group.addoption("--chaos-seed", type=int, default=20261120, help="what is killed, and when")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("CODEX_SUPERVISOR_")]:
         del os.environ[name]

@@ -58,19 +58,22 @@ class Rig:
     async def start(self, faults: Faults | None = None) -> None:
         """Start a supervisor and wait until it serves, or has died of its faults."""
         orders = {"settings": self.settings, "faults": faults or Faults(), "log": str(self.log)}
-        with (self.root / "supervisor.err").open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.victim", msgspec.json.encode(orders).decode()],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-            )
+        self.process = self._spawn(msgspec.json.encode(orders).decode())
         assert self.process.stdout is not None
         line = await asyncio.to_thread(self.process.stdout.readline)
         if line:
             self.addresses = msgspec.json.decode(line)
         elif faults is None:
             raise AssertionError((self.root / "supervisor.err").read_text()[-3000:])
+
+    def _spawn(self, orders: str) -> subprocess.Popen[bytes]:
+        with (self.root / "supervisor.err").open("ab") as stderr:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.victim", orders],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            )
 
     def kill(self) -> None:
         """SIGKILL it, and wait."""

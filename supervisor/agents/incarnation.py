@@ -10,8 +10,8 @@ from datetime import datetime
 
 import msgspec
 
+from supervisor.agents.effects import Answer, Asked, Effect
 from supervisor.agents.ledger import Ledger
-from supervisor.agents.projection import Answer, Asked, Effect
 from supervisor.agents.spool import READ_BYTES, SpoolPaths, SpoolReader, bound_stderr
 from supervisor.agents.upstream import Upstream
 from supervisor.agents.watch import Watcher

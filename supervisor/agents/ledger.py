@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from supervisor.agents.effects import Effect
 from supervisor.agents.log import EventLog, LogReader, OwnEvent
-from supervisor.agents.projection import Effect, Projection
+from supervisor.agents.projection import Projection
 from supervisor.agents.snapshot import snapshot_payload
 from supervisor.audit.chain import Chain
 from supervisor.audit.record import Draft

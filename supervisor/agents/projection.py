@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from supervisor.agents.effects import Answer, Asked, Effect, TurnEnded, Unknown
 from supervisor.agents.intents import asker, outcome_of
 from supervisor.agents.state import AgentMemory
 from supervisor.audit import record
@@ -29,41 +30,6 @@ from supervisor.protocol.jsonrpc import Kind, Parsed
 
 _TURN_STATES = {"completed": "completed", "interrupted": "interrupted", "failed": "failed"}
 _THREAD_STATES = {"active": "active", "idle": "idle", "notLoaded": "not_loaded"}
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """An effect: the app-server answered a request of ours; `line` is its response."""
-
-    request_id: str
-    parsed: Parsed
-    line: bytes
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """An effect: a server request came. `waiting` ones are somebody's to answer, all others are
-    answered by the supervisor at once."""
-
-    id_raw: bytes
-    method: str
-    policy: str
-    waiting: bool
-    refusal: str
-    """`unsupported`, or `unknown` to the pinned schema."""
-
-
-class TurnEnded(msgspec.Struct, frozen=True):
-    """An effect: a turn reached its end."""
-
-    turn: TurnRow
-
-
-class Unknown(msgspec.Struct, frozen=True):
-    """An effect: a notification the pinned schema does not know. It passes, and is counted."""
-
-    method: str
-
-
-Effect = Answer | Asked | TurnEnded | Unknown
 
 
 class _Thread(msgspec.Struct):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from supervisor.agents import starting
 from supervisor.agents.condition import Condition
+from supervisor.agents.effects import Asked, Effect, TurnEnded, Unknown
 from supervisor.agents.ending import Ended, ending
+from supervisor.agents.exits import explain
 from supervisor.agents.fifo import FifoWriter
 from supervisor.agents.incarnation import Bounds, Incarnation, answer_at_once
 from supervisor.agents.ledger import Change, Ledger, own_event
-from supervisor.agents.projection import Asked, Effect, TurnEnded, Unknown
 from supervisor.agents.recovery import Recovery
 from supervisor.agents.shared import Shared
 from supervisor.agents.spool import SpoolPaths, tail
@@ -22,12 +23,10 @@ from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation
 from supervisor.lifecycle.agent import AgentEvent, AgentState
 from supervisor.lifecycle.restart import (
-    ExitFacts,
     ExitKind,
     PastExit,
     Quarantine,
     RestartPolicy,
-    classify,
     decide,
     remember,
 )
@@ -39,10 +38,6 @@ log = get_logger()
 STDERR_TAIL_BYTES = 4096
 QUESTIONS_LIMIT = 1024
 """Server requests the supervisor has yet to answer itself; past it they go unanswered."""
-_KNOWN_KINDS = {
-    ErrorCode.CODEX_MISSING: ExitKind.CODEX_MISSING,
-    ErrorCode.CODEX_VERSION: ExitKind.CODEX_VERSION,
-}
 
 
 class Supervision:
@@ -312,13 +307,20 @@ class Supervision:
         inc.close()
         self.incarnation = None
         asked = self.condition.state is AgentState.DRAINING
-        kind = classify(self._facts(exit_, asked=asked, ready=was_ready, stderr=stderr))
+        kind, detail = explain(
+            exit_,
+            self._failure,
+            asked=asked,
+            ready=was_ready,
+            overrun=inc.overrun,
+            stderr=stderr,
+        )
         memory = self._ledger.projection.memory
         self._in_use += [t for t in memory.threads.values() if t.status in {"idle", "active"}]
         ended = Ended(
             generation=self.generation,
             kind=kind,
-            detail=self._detail(inc, exit_, stderr, ready=was_ready),
+            detail=detail,
             final_size=size,
         )
         self._count_end(kind, len(memory.turns), len(memory.waiting()))
@@ -336,34 +338,6 @@ class Supervision:
         metrics.agent_exits.labels(kind.value).inc()
         metrics.turns.labels("interrupted").inc(turns)
         metrics.approvals.labels("abandoned").inc(waiting)
-
-    def _facts(self, exit_: Exit, *, asked: bool, ready: bool, stderr: str) -> ExitFacts:
-        failure = self._failure
-        return ExitFacts(
-            code=exit_.code,
-            signal=exit_.signal,
-            asked=asked,
-            ready=ready,
-            timed_out=failure is not None and failure.code is ErrorCode.CODEX_TIMEOUT,
-            stderr_tail=stderr,
-            known=self._known_kind(),
-        )
-
-    def _known_kind(self) -> ExitKind | None:
-        if self._failure is None:
-            return None
-        if self._failure.code is ErrorCode.AGENT_START_FAILED:
-            return ExitKind.START_FAILED
-        return _KNOWN_KINDS.get(self._failure.code)
-
-    def _detail(self, inc: Incarnation, exit_: Exit, stderr: str, *, ready: bool) -> str:
-        if inc.overrun:
-            return "ended: its spool had grown past the last bound"
-        if self._failure is not None:
-            return self._failure.message
-        how = f"signal {exit_.signal}" if exit_.signal else f"exit code {exit_.code}"
-        # Once it has run turns, its stderr may quote what people and models said.
-        return how if ready else f"{how}: {stderr.strip()[-1000:]}".removesuffix(": ")
 
     async def _after_exit(self, kind: ExitKind, detail: str) -> None:
         condition, clock = self.condition, self._shared.clock

@@ -4,8 +4,8 @@ import asyncio
 
 import msgspec
 
+from supervisor.agents.effects import Answer
 from supervisor.agents.fifo import FifoWriter
-from supervisor.agents.projection import Answer
 from supervisor.clock import Clock
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.metrics import Metrics

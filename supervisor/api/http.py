@@ -102,15 +102,23 @@ class HttpServer:
     async def serve(self) -> None:
         """Serve until cancelled."""
         assert self._socket is not None, "bind first"
+        bound, self._socket = self._socket, None
         runner = web.AppRunner(
             self._application(), access_log=None, handle_signals=False, shutdown_timeout=GRACE
         )
         await runner.setup()
         try:
-            await web.SockSite(runner, self._socket).start()
+            await web.SockSite(runner, bound).start()
             await asyncio.get_running_loop().create_future()
         finally:
             await runner.cleanup()
+            bound.close()
+
+    def close(self) -> None:
+        """Give back an address that was bound and never served. Idempotent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _application(self) -> web.Application:
         application = web.Application(middlewares=[self._guarded])

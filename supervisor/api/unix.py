@@ -77,10 +77,9 @@ class UnixServer:
     async def serve(self) -> None:
         """Serve until cancelled."""
         assert self._socket is not None, "bind first"
+        bound, self._socket = self._socket, None
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(
-            lambda: _Peer(self), sock=self._socket, start_serving=False
-        )
+        server = await loop.create_unix_server(lambda: _Peer(self), sock=bound, start_serving=False)
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -89,6 +88,14 @@ class UnixServer:
         finally:
             self._group = None
             server.close()
+            bound.close()
+            self._remove()
+
+    def close(self) -> None:
+        """Give back an address that was bound and never served. Idempotent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
             self._remove()
 
     def check_room(self) -> None:

@@ -42,6 +42,8 @@ class WebSocketPeers:
             heartbeat=HEARTBEAT,
             decode_text=False,
         )
+        if not socket.can_prepare(request).ok:
+            raise SupervisorError(ErrorCode.BAD_REQUEST, "this is no WebSocket handshake")
         peer = _Peer(socket, request, self._limits, self._meter)
         connection = Connection(
             principal,
@@ -120,7 +122,7 @@ class _Peer:
                 )
                 return
             else:
-                # aiohttp has closed it already: 1009 past max_msg_size, 1007 for bad UTF-8.
-                if self._socket.close_code == WSCloseCode.MESSAGE_TOO_BIG:
+                # Closed, or closed by aiohttp for an error of the peer: 1009 past max_msg_size.
+                if getattr(message.data, "code", None) == WSCloseCode.MESSAGE_TOO_BIG:
                     self._meter.refused("websocket", ErrorCode.TOO_LARGE.value)
                 return

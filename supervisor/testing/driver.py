@@ -55,7 +55,8 @@ class BareAppServer:
     """`async with BareAppServer(argv, ...) as server:` is started, and initialized if asked to.
 
     Raises `codex_missing` if it cannot be started. `argv` is the whole command, such as
-    `[codex, *codex_overrides(url), "app-server"]`.
+    `[codex, *codex_overrides(url), "app-server"]`. `tap` sees every line first, without its
+    newline; a line it says True to is its own, and is not decoded: for measuring.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class BareAppServer:
         answer: Answer = lambda _method, _params: None,
         handshake: bool = True,
         opt_out: Sequence[str] = (),
+        tap: Callable[[bytes], bool] | None = None,
     ) -> None:
+        self._tap = tap
         self.notifications: asyncio.Queue[Message] = asyncio.Queue(MAXIMUM_KEPT)
         self.server_requests: asyncio.Queue[Message] = asyncio.Queue(MAXIMUM_KEPT)
         self.initialized: Message = {}
@@ -79,6 +82,7 @@ class BareAppServer:
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._last_id = 0
         self._ended = False
+        self._news = asyncio.Event()
         self._process: Process | None = None
         self._tasks = asyncio.TaskGroup()
         self._readers: tuple[asyncio.Task[None], ...] = ()
@@ -93,11 +97,12 @@ class BareAppServer:
         *,
         answer: Answer = lambda _method, _params: None,
         opt_out: Sequence[str] = (),
+        tap: Callable[[bytes], bool] | None = None,
     ) -> Self:
         """The real one, with an environment that holds nothing of the caller's own."""
         argv = [str(codex), *overrides, "app-server"]
         env = codex_environment(codex_home)
-        return cls(argv, env=env, cwd=cwd, answer=answer, opt_out=opt_out)
+        return cls(argv, env=env, cwd=cwd, answer=answer, opt_out=opt_out, tap=tap)
 
     async def __aenter__(self) -> Self:
         try:
@@ -191,10 +196,16 @@ class BareAppServer:
         self, method: str, wanted: Callable[[Message], bool] = lambda _: True
     ) -> list[Message]:
         """Take notifications up to the first of `method` whose params are `wanted`; return them
-        all, that one last. Wrap it in `asyncio.timeout`."""
+        all, that one last. `connection_lost` if the process ends first. Wrap it in
+        `asyncio.timeout`."""
         taken: list[Message] = []
         while True:
-            message = await self.notifications.get()
+            while self.notifications.empty():
+                if self._ended:
+                    raise self._lost()
+                self._news.clear()
+                await self._news.wait()
+            message = self.notifications.get_nowait()
             taken.append(message)
             if message["method"] == method and wanted(message.get("params", {})):
                 return taken
@@ -242,6 +253,7 @@ class BareAppServer:
                     parts = [line]
         finally:
             self._ended = True
+            self._news.set()
             for answered in self._waiting.values():
                 if not answered.done():
                     answered.set_exception(self._lost())
@@ -253,6 +265,8 @@ class BareAppServer:
             del self.stderr[:-STDERR_KEPT]
 
     async def _take(self, line: bytes) -> None:
+        if self._tap is not None and self._tap(line):
+            return
         message: Message = msgspec.json.decode(line)
         if "method" not in message:
             answered = self._waiting.get(message["id"])
@@ -260,6 +274,7 @@ class BareAppServer:
                 answered.set_result(message)
         elif "id" not in message:
             self.notifications.put_nowait(message)
+            self._news.set()
         else:
             self.server_requests.put_nowait(message)
             result = self._answer(message["method"], message["params"])

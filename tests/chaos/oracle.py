@@ -50,8 +50,12 @@ def check_stream(rig: Rig, project: str, reader: Reader) -> int:
 
 
 def check_cursors(reader: Reader) -> None:
-    """Cursors only rise, in one epoch; each event names the one before it; nothing expired."""
-    assert [o["type"] for o in reader.others] == ["snapshot"], reader.others[1:]
+    """Cursors only rise, in one epoch; each event names the one before it; nothing expired.
+
+    A reader slowed by the machine may be told that it lags: it is read the log again, whole.
+    """
+    others = [o for o in reader.others if o["type"] != "lagging"]
+    assert [o["type"] for o in others] == ["snapshot"], others[1:]
     cursor = reader.others[0]["cursor"]
     for event in reader.events:
         assert event["prev"] == cursor, f"a gap before {event['cursor']}: {event['prev']}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.errors import SupervisorError
+from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.testing.numbered import UNICODE_SIZE
 from tests.chaos import oracle
 from tests.chaos.reader import Reader
@@ -42,21 +42,22 @@ class Turn(msgspec.Struct, kw_only=True):
 class Chaos:
     """A rig under fire. One project, one thread for each approval policy, many rounds."""
 
-    def __init__(self, rig: Rig, rng: random.Random) -> None:
+    def __init__(self, rig: Rig, rng: random.Random, tasks: asyncio.TaskGroup) -> None:
         self.rig = rig
         self.rng = rng
+        self.tasks = tasks
         self.project = ""
         self.threads: dict[str, str] = {}
         self.reader: Reader
         self.kills = 0
 
-    async def prepare(self, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
+    async def prepare(self) -> asyncio.Task[None]:
         """Start a supervisor, two threads with a turn each, and the reader."""
         await self.rig.start()
         async with self.rig.dial() as client:
             self.project = await self.rig.open(client)
             self.reader = Reader(self.rig, self.project)
-            reading = tasks.create_task(self.reader.run())
+            reading = self.tasks.create_task(self.reader.run())
             for name, params in (("free", FREE), ("asking", ASKING)):
                 started = await client.call(self.project, "startThread", params)
                 assert isinstance(started, dict)
@@ -76,7 +77,8 @@ class Chaos:
                     assert isinstance(result, dict)
                     return result
             except SupervisorError as e:
-                assert e.retryable, f"{method}: {e.code}: {e.message}"
+                if not e.retryable:
+                    raise
                 await asyncio.sleep(0.02)
 
     async def send(self, thread: str, turn: Turn) -> str:
@@ -135,7 +137,8 @@ async def _spawn(chaos: Chaos, tag: str) -> None:
             await chaos.rig.open(client)
             await client.call(chaos.project, "pingProject", {})
         except SupervisorError as e:
-            assert e.retryable, e.code
+            if not e.retryable:
+                raise
         else:
             raise AssertionError("it outlived its spawn")
     await chaos.reborn()
@@ -153,7 +156,7 @@ async def _approval(chaos: Chaos, tag: str) -> None:
         await chaos.reader.until(lambda r: _asked(r, turn_id))
     await chaos.reborn()
     await chaos.reader.until(lambda r: _asked(r, turn_id))
-    answering = asyncio.ensure_future(_answer(chaos, turn_id))
+    answering = chaos.tasks.create_task(_answer(chaos, turn_id))
     if chaos.rng.random() < 0.5:
         await asyncio.sleep(chaos.rng.uniform(0, 0.05))
         await chaos.reborn()
@@ -164,20 +167,21 @@ async def _approval(chaos: Chaos, tag: str) -> None:
 
 def _asked(reader: Reader, turn_id: str) -> bool:
     method = "item/commandExecution/requestApproval"
-    return any(m["method"] == method and m["params"]["turnId"] == turn_id for m in reader.messages())
+    return any(
+        m["method"] == method and m["params"]["turnId"] == turn_id for m in reader.messages()
+    )
 
 
 async def _answer(chaos: Chaos, turn_id: str) -> None:
     waiting = (await chaos.persistent("listApprovals", {}))["approvals"]
     mine = [a["approvalId"] for a in waiting if a["turnId"] == turn_id]
     for approval in mine:
+        answer = {"approvalId": approval, "decision": "accept"}
         try:
-            await chaos.persistent(
-                "answerApproval", {"approvalId": approval, "decision": "accept"}
-            )
-        except AssertionError as e:
+            await chaos.persistent("answerApproval", answer)
+        except SupervisorError as e:
             # Committed, and the supervisor killed before it could say so.
-            if "approval_settled" not in str(e):
+            if e.code is not ErrorCode.APPROVAL_SETTLED:
                 raise
 
 
@@ -186,7 +190,7 @@ async def _commit(chaos: Chaos, tag: str) -> None:
     await chaos.reborn(Faults(commit=chaos.rng.randint(1, 12), commit_delay_ms=delay))
     prompt = f"mock:exec cmd='touch {tag}'; mock:text n=20 delay=0.01"
     turn = Turn(tag=tag, prompt=prompt, text=20, requests=2)
-    sending = asyncio.ensure_future(chaos.send("free", turn))
+    sending = chaos.tasks.create_task(chaos.send("free", turn))
     await asyncio.sleep(chaos.rng.uniform(0.5, 1.0))
     await chaos.reborn()
     await chaos.finish("free", turn, await sending)
@@ -202,7 +206,7 @@ async def _fifo_write(chaos: Chaos, tag: str) -> None:
         unicode=True,
         padding=padding,
     )
-    sending = asyncio.ensure_future(chaos.send("free", turn))
+    sending = chaos.tasks.create_task(chaos.send("free", turn))
     await asyncio.sleep(chaos.rng.uniform(0, 0.12))
     await chaos.reborn()
     await chaos.finish("free", turn, await sending)

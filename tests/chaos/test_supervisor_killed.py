@@ -1,10 +1,9 @@
 """Seeded SIGKILLs of the supervisor: nothing is lost, nothing doubled, no turn runs twice.
 
-`CHAOS_ROUNDS` kills (7 unless told, one at each place) from `CHAOS_SEED`; a failure names both.
+`--chaos-kills` of them (one at each place unless told) from `--chaos-seed`; a failure names both.
 """
 
 import asyncio
-import os
 import random
 from pathlib import Path
 
@@ -14,20 +13,22 @@ from tests.chaos import oracle
 from tests.chaos.rounds import Chaos, Place
 from tests.rig import rig
 
-ROUNDS = int(os.environ.get("CHAOS_ROUNDS", len(Place)))
-SEED = int(os.environ.get("CHAOS_SEED", "20261120"))
 ROUND_DEADLINE = 90.0
 
 
 @pytest.mark.codex
-@pytest.mark.timeout(60 + ROUNDS * ROUND_DEADLINE)
-async def test_killed_supervisor_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
-    rng = random.Random(SEED)
+@pytest.mark.timeout(7200)  # each round has a deadline of its own
+async def test_killed_supervisor_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    kills = pytestconfig.getoption("chaos_kills") or len(Place)
+    seed = pytestconfig.getoption("chaos_seed")
+    rng = random.Random(seed)
     async with rig(tmp_path, punch_spools=False) as under_fire, asyncio.TaskGroup() as tasks:
-        chaos = Chaos(under_fire, rng)
-        reading = await chaos.prepare(tasks)
+        chaos = Chaos(under_fire, rng, tasks)
+        reading = await chaos.prepare()
         number = 0
-        while chaos.kills < ROUNDS:
+        while chaos.kills < kills:
             for place in rng.sample(list(Place), len(Place)):
                 async with asyncio.timeout(ROUND_DEADLINE):
                     await chaos.round(number, place)
@@ -35,6 +36,6 @@ async def test_killed_supervisor_loses_nothing_and_doubles_nothing(tmp_path: Pat
         lines = oracle.check_stream(under_fire, chaos.project, chaos.reader)
         oracle.check_cursors(chaos.reader)
         reading.cancel()
-        print(f"seed {SEED}: {chaos.kills} kills in {number} rounds, {lines} lines, none lost")
+        print(f"seed {seed}: {chaos.kills} kills in {number} rounds, {lines} lines, none lost")
         under_fire.shut()
         assert under_fire.processes() == []

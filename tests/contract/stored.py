@@ -185,3 +185,15 @@ def audit(seq: int, project: ProjectId = A, **given: Any) -> AuditRow:
         "hash": f"{seq:064x}",
     }
     return AuditRow(**(row | given))
+
+
+def turns(*rows: TurnRow) -> dict[tuple[str, str], TurnRow]:
+    return {(row.thread_id, row.turn_id): row for row in rows}
+
+
+def items(*rows: ItemRow) -> dict[tuple[str, str, str], ItemRow]:
+    return {(row.thread_id, row.turn_id, row.item_id): row for row in rows}
+
+
+def intents(*rows: IntentRow) -> dict[str, IntentRow]:
+    return {row.request_id: row for row in rows}

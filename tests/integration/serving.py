@@ -96,6 +96,11 @@ class RawPeer:
         assert isinstance(shown, dict)
         return shown
 
+    def stop_reading(self) -> None:
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+
     def ask(self, inbox: str, method: str, **params: object) -> None:
         self.writer.write(encode_request(SUBJECT, method, params, inbox) + b"\n")
 

@@ -220,7 +220,7 @@ async def test_a_frame_in_many_pieces_is_one_frame(path: Path) -> None:
 async def test_a_peer_that_never_reads_its_stream_slows_only_itself(path: Path) -> None:
     async with unix_server(path) as serving, raw_peer(path) as deaf:
         serving.agent.make_subscription = lambda: FakeSubscription([], endless=True)
-        deaf.writer.transport.pause_reading()
+        deaf.stop_reading()
         deaf.ask("_INBOX.s", "subscribe")
         await deaf.writer.drain()
         await until(lambda: len(serving.agent.subscriptions) == 1)
@@ -237,7 +237,7 @@ async def test_a_peer_that_never_reads_its_stream_slows_only_itself(path: Path) 
 async def test_a_peer_that_never_reads_is_dropped_in_the_end(path: Path) -> None:
     async with unix_server(path, Limits(write_timeout=0.05)) as serving, raw_peer(path) as deaf:
         serving.agent.make_subscription = lambda: FakeSubscription([], endless=True)
-        deaf.writer.transport.pause_reading()
+        deaf.stop_reading()
         deaf.ask("_INBOX.s", "subscribe")
         await deaf.writer.drain()
         await until(lambda: serving.meter.open["unix"] == 0)
@@ -289,9 +289,11 @@ async def test_a_client_that_does_not_read_a_stream_bounds_what_it_holds(path: P
             first = json.loads(await anext(events))
             await until(lambda: serving.agent.subscriptions[0].taken > 4000)
             settled = -1
-            while settled != serving.agent.subscriptions[0].taken:
-                settled = serving.agent.subscriptions[0].taken
-                await asyncio.sleep(0.1)
+            async with connect_unix(path) as another:
+                while settled != serving.agent.subscriptions[0].taken:
+                    settled = serving.agent.subscriptions[0].taken
+                    for _ in range(50):
+                        await another.call("p1", "pingProject")
             seen = [first["n"]] + [json.loads(await anext(events))["n"] for _ in range(settled)]
             assert seen == list(range(1, settled + 2))
 

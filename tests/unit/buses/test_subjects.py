@@ -63,7 +63,23 @@ def test_an_inbox_is_taken(inbox: str) -> None:
 
 @pytest.mark.parametrize(
     "inbox",
-    [None, "", "_INBOX", "_INBOX.", "_INBOX.a.", "_INBOX.a.b.c.d.e", "_INBOX.*", "_INBOX.>", "x.a", "_INBOX." + "x" * 65, '_INBOX."', "_INBOX.a\n", "_HELLO", "_ERROR", "_inbox.a"],
+    [
+        None,
+        "",
+        "_INBOX",
+        "_INBOX.",
+        "_INBOX.a.",
+        "_INBOX.a.b.c.d.e",
+        "_INBOX.*",
+        "_INBOX.>",
+        "x.a",
+        "_INBOX." + "x" * 65,
+        '_INBOX."',
+        "_INBOX.a\n",
+        "_HELLO",
+        "_ERROR",
+        "_inbox.a",
+    ],
 )
 def test_what_is_no_inbox_is_a_bad_request(inbox: str | None) -> None:
     with pytest.raises(SupervisorError) as caught:

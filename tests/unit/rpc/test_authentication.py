@@ -25,7 +25,18 @@ def test_the_right_token_makes_a_principal() -> None:
 
 @pytest.mark.parametrize(
     "given_",
-    ["", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN.upper()}", "Bearer �", "Bearer é"],
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {TOKEN}",
+        TOKEN,
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN.upper()}",
+        "Bearer �",
+        "Bearer é",
+    ],
 )
 def test_any_other_token_is_unauthenticated(given_: str) -> None:
     assert code(GATE.admit, {"Authorization": given_}, "x") is ErrorCode.UNAUTHENTICATED
@@ -53,7 +64,17 @@ def test_this_computers_names_are_ours(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "[::1", "::1", "localhost:80:80", "[::1]x", "127.0.0.2"],
+    [
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example:80",
+        "[::1",
+        "::1",
+        "localhost:80:80",
+        "[::1]x",
+        "127.0.0.2",
+    ],
 )
 def test_a_rebound_name_is_refused(host: str) -> None:
     assert code(GATE.check_host, {"Host": host}) is ErrorCode.FORBIDDEN

@@ -289,11 +289,12 @@ async def test_unread_errors_choke_the_connection_until_they_are_read() -> None:
         rig.wire.stall()
         for _ in range(2):
             rig.connection.feed(b"junk")
-        assert not rig.connection.choked
+        early = rig.connection.choked
         rig.connection.feed(b"junk")
-        assert rig.connection.choked
+        choked = rig.connection.choked
         rig.wire.flow()
         await rig.connection.relief()
+        assert (early, choked) == (False, True)
         assert not rig.connection.choked
 
 

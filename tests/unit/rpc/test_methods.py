@@ -57,8 +57,7 @@ async def test_project_methods_do_it_and_show_the_state(
 
 @pytest.mark.parametrize("trusted", [1, "true", None])
 async def test_trust_wants_a_boolean(bench: Bench, trusted: object) -> None:
-    error = await bench.refused(P1, "trustProject", {"trusted": trusted})
-    assert error.code is ErrorCode.BAD_REQUEST
+    assert "trusted" in (await bench.refused(P1, "trustProject", {"trusted": trusted})).message
 
 
 async def test_ping_asks_the_app_server(bench: Bench) -> None:

@@ -3,15 +3,16 @@
 import msgspec
 import pytest
 from sqlalchemy import Dialect, Text
-from sqlalchemy.dialects.postgresql import asyncpg
-from sqlalchemy.dialects.sqlite import pysqlite
+from sqlalchemy.engine import make_url
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from supervisor.ports.store import ItemRow
 from supervisor.stores import write
 from supervisor.stores.tables import INDEXED_TEXT, METADATA, TABLE_OF
 
-DIALECTS = [pytest.param(pysqlite.dialect(), id="sqlite"), pytest.param(asyncpg.dialect(), id="pg")]
+POSTGRESQL = make_url("postgresql+asyncpg://").get_dialect()()
+SQLITE = make_url("sqlite://").get_dialect()()
+DIALECTS = [pytest.param(SQLITE, id="sqlite"), pytest.param(POSTGRESQL, id="postgresql")]
 
 
 @pytest.mark.parametrize("row_type", TABLE_OF, ids=lambda t: t.__name__)
@@ -79,6 +80,6 @@ def test_an_upsert_stays_within_the_variables_of_an_engine() -> None:
 
 
 def test_the_positions_of_variables_follow_rows_then_columns() -> None:
-    said = write._upsert_sql(asyncpg.dialect(), TABLE_OF[ItemRow], 8)
+    said = write._upsert_sql(POSTGRESQL, TABLE_OF[ItemRow], 8)
     places = [said.index(f"${n}::") for n in range(1, 8 * 11 + 1)]
     assert places == sorted(places)
