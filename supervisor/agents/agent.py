@@ -73,6 +73,10 @@ class Agent:
         """Wait until it can be used. Raises what opening it raised."""
         await asyncio.shield(self._opened)
 
+    async def caught_up(self) -> None:
+        """Wait until what was spooled while no supervisor looked has been read."""
+        await self._supervision.caught_up.wait()
+
     async def _open(self) -> None:
         opened = await open_ledger(self._shared, self.project)
         if opened.discontinued:
@@ -216,6 +220,10 @@ class Agent:
         return await self._shared.store.audit(
             self.project, after_seq=after_seq, limit=limit, thread_id=thread_id
         )
+
+    def audit_end(self) -> tuple[int, str]:
+        chain = self._ledger.projection.chain
+        return chain.seq, chain.head
 
     async def log_tail(self, limit_bytes: int) -> str:
         generation = self._supervision.generation

@@ -94,18 +94,28 @@ class Incarnation:
             return
         self._on_effect(effect)
 
+    async def catch_up(self) -> None:
+        """Read what the spool holds by now."""
+        end = self._reader.size()
+        while self._reader.offset < end and await self._step():
+            pass
+
+    async def _step(self) -> bool:
+        """Read one chunk, once the store has room for what it brings; whether there may be more."""
+        while not self._ledger.accepting:
+            await self._clock.sleep(0.05)
+        async with self._ledger.order:
+            more = not self._closed and self._pump()
+        await asyncio.sleep(0)
+        return more
+
     async def run(self) -> None:
         """Read whatever the callback could not, for ever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            more = True
-            while more:
-                while not self._ledger.accepting:
-                    await self._clock.sleep(0.05)
-                async with self._ledger.order:
-                    more = not self._closed and self._pump()
-                await asyncio.sleep(0)
+            while await self._step():
+                pass
 
     async def watch_bounds(self) -> None:
         """Keep the spool's backlog and stderr within their bounds, for ever."""
@@ -129,13 +139,8 @@ class Incarnation:
         """After the app-server's exit: end its tree, read the spool out; the exit, the size."""
         exit_ = await self.process.wait()
         await self.process.kill_tree()
-        more = True
-        while more:
-            while not self._ledger.accepting:
-                await self._clock.sleep(0.05)
-            async with self._ledger.order:
-                more = self._pump()
-            await asyncio.sleep(0)
+        while await self._step():
+            pass
         return exit_, self._reader.offset
 
     def close(self) -> None:

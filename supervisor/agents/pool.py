@@ -18,6 +18,8 @@ from supervisor.policy.places import project_id
 from supervisor.ports.store import ProjectRow
 
 log = get_logger()
+CATCH_UP_SECONDS = 30.0
+"""A supervisor serves after that, though some project still reads what it missed."""
 
 
 class Pool:
@@ -42,15 +44,24 @@ class Pool:
     async def adopt_all(self) -> None:
         """Take over every project of the store: running app-servers go on, dead ones are told.
 
-        A project whose app-server is not there starts when somebody opens it.
+        A project whose app-server is not there starts when somebody opens it. What was spooled
+        meanwhile has been read when this returns, so that clients who come back find their cursors
+        valid and their approvals listed; a project that takes longer is waited for no longer.
         """
         rows = await self._shared.store.projects()
         agents = [self._live(row) for row in rows]
-        results = await asyncio.gather(*(a.opened() for a in agents), return_exceptions=True)
-        for agent, result in zip(agents, results, strict=True):
-            if isinstance(result, BaseException):
-                log.error("project_not_opened", project=agent.project, error=str(result))
-                self._agents.pop(agent.project, None)
+        await asyncio.gather(*(self._taken_over(agent) for agent in agents))
+
+    async def _taken_over(self, agent: Agent) -> None:
+        try:
+            await agent.opened()
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                await agent.caught_up()
+        except TimeoutError:
+            log.warning("project_not_caught_up", project=agent.project)
+        except Exception as e:  # noqa: BLE001  # one project's failure is no other's
+            log.error("project_not_opened", project=agent.project, error=str(e))
+            self._agents.pop(agent.project, None)
 
     def _live(self, row: ProjectRow) -> Agent:
         agent = self._agents[row.project] = Agent(self._shared, row)

@@ -52,6 +52,8 @@ class Supervision:
         self.incarnation: Incarnation | None = None
         self.codex_version: str | None = None
         self.history: tuple[PastExit, ...] = ()
+        self.caught_up = asyncio.Event()
+        """What was spooled while no supervisor looked has been read: what is shown is not stale."""
         self._shared = shared
         self._ledger = ledger
         self._directory = Path(row.path)
@@ -92,12 +94,14 @@ class Supervision:
             adopted = await self._take_over()
             if adopted is not None:
                 await self._live(adopted, adopted=True)
+            self.caught_up.set()
             while True:
                 await self._until_wanted()
                 process = await self._launch()
                 if process is not None:
                     await self._live(process, adopted=False)
         finally:
+            self.caught_up.set()
             self.condition.forget()
             if self.incarnation is not None:
                 self.incarnation.process.release()
@@ -155,6 +159,9 @@ class Supervision:
 
     async def _live(self, process: Process, *, adopted: bool) -> None:
         inc = self._incarnate(process)
+        if adopted:
+            await inc.catch_up()
+            self.caught_up.set()
         was_ready = False
         async with asyncio.TaskGroup() as tasks:
             work = [

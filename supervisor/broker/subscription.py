@@ -91,9 +91,7 @@ class Subscription:
 
     def _continue_after(self, after: Cursor) -> None:
         source = self._source
-        # A cursor past the log's end is no lie after a crash: the lines behind the checkpoint are
-        # being read again, and get the numbers this subscriber has seen them with.
-        if after.epoch == source.epoch and source.first_n - 1 <= after.n:
+        if after.epoch == source.epoch and source.first_n - 1 <= after.n < source.next_n:
             self._phase = Phase.REPLAY
             self._next_n = after.n + 1
             self._prev = after.n
@@ -124,7 +122,7 @@ class Subscription:
             self._wake.set()
 
     def _wants(self, entry: Entry) -> bool:
-        if entry.message is None or entry.n <= self._prev:
+        if entry.message is None:
             return False
         return self._thread_id is None or entry.thread_id in (None, self._thread_id)
 
