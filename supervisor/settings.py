@@ -55,8 +55,8 @@ def _origin(text: str) -> str:
 
 
 def _sqlite_url(url: str) -> str:
-    if not url.startswith("sqlite+aiosqlite:///"):
-        raise ValueError("must begin with sqlite+aiosqlite:///")
+    if not url.startswith("sqlite:///"):
+        raise ValueError("must begin with sqlite:///")
     return url
 
 

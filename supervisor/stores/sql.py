@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 
 
 class SqlStore:
-    """See `ports.store.Store`. `url` is `sqlite:////absolute/path`, with or without a driver.
+    """See `ports.store.Store`. `url` is `sqlite:////absolute/path`.
 
     Many may call it at once: commits queue up, reads go beside them.
     """

@@ -21,7 +21,7 @@ DEADLINE = 30.0
 
 
 def opened_at(path: Path) -> SqlStore:
-    return SqlStore(f"sqlite+aiosqlite:///{path}", clock=SystemClock())
+    return SqlStore(f"sqlite:///{path}", clock=SystemClock())
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ def test_a_mistake_never_shows_the_value_it_may_be_a_password(told: Load) -> Non
 
 
 def test_the_database_url_is_not_in_the_repr(told: Load) -> None:
-    settings = told(user="database_url = 'sqlite+aiosqlite:////x?password=hunter2'")
+    settings = told(user="database_url = 'sqlite:////x?password=hunter2'")
 
     assert "hunter2" not in repr(settings)
 
