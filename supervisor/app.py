@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-from codex_cli_bin import bundled_codex_path
 from prometheus_client import CollectorRegistry
 
 from supervisor.agents.ledger import Place
@@ -41,6 +40,7 @@ from supervisor.rpc.describe import REGISTRY
 from supervisor.rpc.dispatch import Dispatcher
 from supervisor.rpc.meter import PrometheusMeter
 from supervisor.rpc.methods import HostFacts
+from supervisor.runtimes.binary import codex_binary
 from supervisor.runtimes.host import HostRuntime
 from supervisor.runtimes.processes import boot_id
 from supervisor.settings import Settings, environment
@@ -91,6 +91,8 @@ class Supervisor:
     def exposition(self) -> bytes:
         """The metrics, with what is only counted when somebody looks."""
         metrics, statuses = self.metrics, [a.status() for a in self.pool.all()]
+        for agent in self.pool.all():
+            agent.count_late_bytes()
         metrics.subscribers.set(sum(s.subscribers for s in statuses))
         metrics.approvals_waiting.set(sum(s.waiting_approvals for s in statuses))
         metrics.spool_backlog_bytes.set(sum(s.spool_backlog_bytes for s in statuses))
@@ -151,14 +153,14 @@ async def running(
             pool = await stack.enter_async_context(Pool(shared))
             supervisor = Supervisor(settings, pool, metrics, watcher, clock)
             # Sockets are bound before agents are touched: a taken port stops nothing that runs.
-            serve = _bind(supervisor, state_dir, clock)
+            serve = _bind(supervisor, state_dir, clock, stack)
             await pool.adopt_all()
             tasks = await stack.enter_async_context(_cancelled_at_end(serve))
             yield supervisor
             tasks()
-            if settings.on_shutdown == "stop":
-                await pool.stop_all()
-        state_dir.mark_clean()
+            in_order = settings.on_shutdown != "stop" or await pool.stop_all()
+        if in_order:
+            state_dir.mark_clean()
     finally:
         # Whatever could not be ended in order is for the successor to find.
         state_dir.unlock()
@@ -208,19 +210,25 @@ def _shared(
         state_id=_state_id(settings.state_dir),
         clean_shutdown=state_dir.was_clean(),
         project_dir=state_dir.project_dir,
-        codex=lambda: [str(codex_binary(settings))],
+        codex=lambda: [str(codex_binary(settings.codex_bin))],
         environment=environment(),
         starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
     )
 
 
 def _bind(
-    supervisor: Supervisor, state_dir: StateDirectory, clock: Clock
+    supervisor: Supervisor, state_dir: StateDirectory, clock: Clock, stack: AsyncExitStack
 ) -> list[Callable[[], Coroutine[None, None, None]]]:
     settings = supervisor.settings
     meter = PrometheusMeter(supervisor.metrics)
     limits = Limits(max_frame_bytes=settings.max_frame_bytes)
-    facts = HostFacts(version=VERSION, pid=os.getpid(), started=clock.monotonic(), clock=clock)
+    facts = HostFacts(
+        version=VERSION,
+        pid=os.getpid(),
+        started=clock.monotonic(),
+        clock=clock,
+        url=lambda: supervisor.addresses.url,
+    )
     dispatcher = Dispatcher(supervisor.pool, facts, meter)
     gate = Gate(
         token=read_token(settings.token_file),
@@ -237,24 +245,16 @@ def _bind(
         exposition=supervisor.exposition,
         meter=meter,
     )
+    # Each takes its address before it serves, and gives it back if it never comes to that.
+    stack.callback(http.close)
     host, port = http.bind()
     unix = UnixServer(state_dir.socket, dispatcher, limits, meter, version=VERSION)
+    stack.callback(unix.close)
     unix.bind()
     supervisor.addresses = Addresses(
         socket=state_dir.socket, host=host, port=port, token_file=settings.token_file
     )
     return [http.serve, unix.serve]
-
-
-def codex_binary(settings: Settings) -> Path:
-    """The binary to start. `codex_missing` if it is not there or cannot be run."""
-    try:
-        path = settings.codex_bin or bundled_codex_path()
-    except FileNotFoundError as e:
-        raise SupervisorError(ErrorCode.CODEX_MISSING, str(e)) from None
-    if not os.access(path, os.X_OK) or not path.is_file():
-        raise SupervisorError(ErrorCode.CODEX_MISSING, f"there is no codex to run at {path}")
-    return path
 
 
 def read_token(path: Path) -> str:
@@ -277,7 +277,7 @@ def read_token(path: Path) -> str:
 
 
 def _database_url(settings: Settings, state_dir: StateDirectory) -> str:
-    return settings.database_url or f"sqlite+aiosqlite:///{state_dir.database}"
+    return settings.database_url or f"sqlite:///{state_dir.database}"
 
 
 def _state_id(path: Path) -> str:

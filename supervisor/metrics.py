@@ -58,6 +58,7 @@ LINE_REFUSALS = (
     "bad_id",
     "not_a_message",
 )
+CLAIM_KINDS = ("thread", "turn", "item")
 TURN_OUTCOMES = ("completed", "interrupted", "failed")
 APPROVAL_OUTCOMES = ("accepted", "declined", "cancelled", "answered", "expired", "abandoned")
 SERVER_REQUEST_REFUSALS = ("unknown", "unsupported", "bad_params", "overloaded")
@@ -71,6 +72,17 @@ RPC_REFUSALS = (
     "overloaded",
     "slow_peer",
 )
+STORE_TABLES = (
+    "generations",
+    "events",
+    "threads",
+    "intents",
+    "turns",
+    "items",
+    "server_requests",
+    "audit",
+)
+"""Those a batch has rows of, as batch and store call them."""
 TRANSPORTS = ("unix", "websocket")
 
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1, 2.5, 10, 60)
@@ -121,12 +133,16 @@ class Metrics:
         self.unknown_notifications = self._counter(
             "unknown_notifications_total", "Notifications the method table does not know."
         )
+        self.claims_ignored = self._counter(
+            "claims_ignored_total", "Claims of app-servers past the bounds of memory.", "kind"
+        )
         self.unmatched_responses = self._counter(
             "unmatched_responses_total", "Responses to requests nobody waits for."
         )
         self.watcher_polling = self._gauge(
             "watcher_polling", "1 if spools are polled, because inotify is not to be had."
         )
+        _start(self.claims_ignored, CLAIM_KINDS)
         self.line = {kind: self.lines.labels(kind) for kind in LINE_KINDS}
         self.line_refused = {why: self.lines_refused.labels(why) for why in LINE_REFUSALS}
 
@@ -183,6 +199,7 @@ class Metrics:
         )
         self.store_failures = self._counter("store_failures_total", "Transactions that failed.")
         self.store_rows = self._counter("store_rows_total", "Rows written.", "table")
+        _start(self.store_rows, STORE_TABLES)
 
     def set_build(self, version: str, codex_version: str) -> None:
         """Say which versions run; replaces what was said before."""

@@ -84,7 +84,7 @@ async def _main(orders: Orders) -> None:
     faults = orders.faults
     store = None
     if faults.commit is not None:
-        url = settings.database_url or f"sqlite+aiosqlite:///{settings.state_dir}/supervisor.db"
+        url = settings.database_url or f"sqlite:///{settings.state_dir}/supervisor.db"
         store = DyingStore(url, faults)
     runtime = DyingRuntime() if faults.after_spawn else None
     told = asyncio.Event()

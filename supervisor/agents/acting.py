@@ -148,10 +148,11 @@ class Acting:
                 intent.method, params, timeout=timeout, request_id=intent.request_id
             )
         except SupervisorError as e:
-            # Not a byte was written: provably not done. Otherwise the answer, or the recovery of
-            # the next generation, settles it.
+            # Not a byte was written: provably not done, and its key is free for another try.
+            # Otherwise the answer, or the recovery of the next generation, settles it.
             if unwritten or e.code is ErrorCode.OVERLOADED:
-                await fail_intent(self._ledger, intent, e)
+                undone = msgspec.structs.replace(intent, idempotency_key=None)
+                await fail_intent(self._ledger, undone, e)
             raise
         return Acted(request_id=intent.request_id, result=result, replayed=False)
 
@@ -195,6 +196,8 @@ class Acting:
         known = self._memory.requests.get(approval_id)
         if known is None:
             raise self._gone(approval_id)
+        if known.state != "waiting":
+            raise SupervisorError(ErrorCode.APPROVAL_SETTLED, "it has been answered")
         raw = encode_value(answers.check_answer(known.method, result))
         answered: list[ServerRequestRow] = []
 
@@ -202,8 +205,9 @@ class Acting:
             row = self._memory.requests.get(approval_id)
             if row is None or row.state != "waiting":
                 raise SupervisorError(ErrorCode.APPROVAL_SETTLED, "it has been answered")
+            # Not settled: a successor has to write it again until the app-server confirms it.
             row = msgspec.structs.replace(
-                row, state="answered", answer=raw, answered_by=principal.principal, settled_at=at
+                row, state="answered", answer=raw, answered_by=principal.principal
             )
             answered[:] = [row]
             return Change(
@@ -288,5 +292,10 @@ def _stored_error(outcome: bytes) -> SupervisorError:
     stored = msgspec.json.decode(outcome, type=_Stored)
     if stored.supervisor is not None:
         code = ErrorCode(str(stored.supervisor.get("code", ErrorCode.INTERNAL)))
-        return SupervisorError(code, str(stored.supervisor.get("message", stored.message)))
+        return SupervisorError(
+            code,
+            str(stored.supervisor.get("message", stored.message)),
+            hint="This key stands for the request that failed: try again with a new one.",
+            retryable=False,
+        )
     return SupervisorError(ErrorCode.CODEX_REFUSED, stored.message)

@@ -96,6 +96,11 @@ class Agent:
     # -- what anybody may see
 
     @property
+    def account(self) -> str:
+        """Whose project it is."""
+        return self._supervision.row.account
+
+    @property
     def row(self) -> ProjectRow:
         """The project as it is desired."""
         return self._supervision.row
@@ -114,6 +119,10 @@ class Agent:
     def expired(self) -> int:
         """How often a cursor could not be continued from."""
         return self._ledger.fanout.expired
+
+    def count_late_bytes(self) -> None:
+        """Look whether anybody wrote into the spools of ended generations."""
+        self._supervision.late.count()
 
     def status(self) -> ProjectStatus:
         sup, ledger = self._supervision, self._ledger
@@ -161,6 +170,8 @@ class Agent:
 
     async def ready(self, timeout: float) -> None:
         condition = self._supervision.condition
+        if condition.state is AgentState.READY:
+            return
         try:
             async with asyncio.timeout(timeout):
                 while condition.state is not AgentState.READY:
@@ -176,6 +187,8 @@ class Agent:
         if self.state is AgentState.QUARANTINED:
             raise SupervisorError(ErrorCode.AGENT_QUARANTINED, self._reason() or "quarantined")
         if self.row.desired != "running":
+            if self.state is AgentState.DRAINING:
+                raise SupervisorError(ErrorCode.AGENT_DRAINING, "the project is being stopped")
             raise SupervisorError(
                 ErrorCode.AGENT_NOT_READY,
                 "the project is stopped",
@@ -185,14 +198,17 @@ class Agent:
 
     def _upstream(self) -> Upstream:
         inc = self._supervision.incarnation
-        if inc is None or self.state is AgentState.DRAINING:
-            raise SupervisorError(ErrorCode.AGENT_NOT_READY, f"the agent is {self.state.value}")
+        if self.state is AgentState.DRAINING:
+            raise SupervisorError(ErrorCode.AGENT_DRAINING, "the app-server is being stopped")
+        if inc is None:
+            # Where it counts as ready still, its end waits to be committed.
+            why = self._reason() or "its next start is on its way"
+            raise SupervisorError(ErrorCode.AGENT_NOT_READY, f"no app-server runs ({why})")
         return inc.upstream
 
     async def ask(self, method: str, params: object) -> msgspec.Raw:
         settings = self._shared.settings
-        if self.state is not AgentState.READY:
-            await self.ready(settings.start_timeout_seconds)
+        await self.ready(settings.start_timeout_seconds)
         return await self._upstream().ask(method, params, timeout=settings.request_timeout_seconds)
 
     async def act(

@@ -23,7 +23,7 @@ class Asked(msgspec.Struct, frozen=True):
     policy: str
     waiting: bool
     refusal: str
-    """`unsupported`, or `unknown` to the pinned schema."""
+    """`unsupported`, `unknown` to the pinned schema, or `overloaded`: too much waits already."""
 
 
 class TurnEnded(msgspec.Struct, frozen=True):
@@ -38,4 +38,11 @@ class Unknown(msgspec.Struct, frozen=True):
     method: str
 
 
-Effect = Answer | Asked | TurnEnded | Unknown
+class Excess(msgspec.Struct, frozen=True):
+    """An effect: a claim past the bounds of `agents.claims`. The line is shown, not remembered."""
+
+    kind: str
+    """`thread`, `turn` or `item`."""
+
+
+Effect = Answer | Asked | TurnEnded | Unknown | Excess

@@ -21,9 +21,12 @@ from supervisor.metrics import Metrics
 from supervisor.ports.runtime import Exit, Process
 from supervisor.protocol import jsonrpc
 from supervisor.protocol.encoding import error_response, response
-from supervisor.protocol.framing import LineFramer
+from supervisor.protocol.framing import LineFramer, Oversized
 
 BACKLOG_CHECK_SECONDS = 1.0
+LINES_AT_ONCE = 2000
+"""Lines taken in one step. A chunk of ordinary lines is fewer; one of empty lines is a quarter of a
+million, and others' turns must not wait for them."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -64,6 +67,9 @@ class Incarnation:
         self._on_effect = on_effect
         self._reader = SpoolReader(paths.stdout, ledger.log.offset)
         self._framer = LineFramer(bounds.line)
+        self._lines: list[bytes | Oversized] = []
+        """Of the last chunk; from `_next` on not taken in yet."""
+        self._next = 0
         self._wake = asyncio.Event()
         self._wake.set()
         self._watch = watcher.watch(paths.stdout, self._on_change)
@@ -81,13 +87,21 @@ class Incarnation:
             self._wake.set()
 
     def _pump(self) -> bool:
-        """Read one chunk into the ledger; whether there may be more. Never waits."""
-        chunk = self._reader.read(READ_BYTES)
-        if not chunk:
-            return False
-        for effect in self._ledger.ingest(self._framer.feed(chunk)):
+        """Take some lines into the ledger; whether there may be more. Never waits.
+
+        A read that found the end is the last one: whatever is written after it wakes us again.
+        """
+        fresh = self._next >= len(self._lines)
+        if fresh:
+            chunk = self._reader.read(READ_BYTES)
+            self._lines, self._next = self._framer.feed(chunk), 0
+            if not chunk:
+                return False
+        lines = self._lines[self._next : self._next + LINES_AT_ONCE]
+        self._next += LINES_AT_ONCE
+        for effect in self._ledger.ingest(lines):
             self._take_effect(effect)
-        return True
+        return self._next < len(self._lines) or not (fresh and self._reader.at_end)
 
     def _take_effect(self, effect: Effect) -> None:
         if isinstance(effect, Answer) and self.upstream.resolve(effect):
@@ -97,7 +111,7 @@ class Incarnation:
     async def catch_up(self) -> None:
         """Read what the spool holds by now."""
         end = self._reader.size()
-        while self._reader.offset < end and await self._step():
+        while self._ledger.log.offset + self._framer.pending < end and await self._step():
             pass
 
     async def _step(self) -> bool:

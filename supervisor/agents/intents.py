@@ -127,8 +127,12 @@ def outcome_of(
 ) -> Outcome:
     """Read the app-server's answer to an intent. Lenient: the answer is a claim."""
     if failed:
-        error = msgspec.json.encode(jsonrpc.error_of(line))
-        row = msgspec.structs.replace(intent, state="failed", outcome=error, settled_at=at)
+        error = jsonrpc.error_of(line)
+        outcome = msgspec.json.encode(error)
+        row = msgspec.structs.replace(intent, state="failed", outcome=outcome, settled_at=at)
+        if error.code == jsonrpc.OVERLOADED:
+            # Not done, and worth another try: its key is free again.
+            row = msgspec.structs.replace(row, idempotency_key=None)
         return Outcome(row, None)
     raw = bytes(jsonrpc.result_of(line))
     try:

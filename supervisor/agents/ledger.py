@@ -21,7 +21,7 @@ from supervisor.broker.fanout import Fanout
 from supervisor.clock import Clock
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Cursor, Epoch, Generation, ProjectId
-from supervisor.metrics import Metrics
+from supervisor.metrics import STORE_TABLES, Metrics
 from supervisor.ports.store import Batch, CheckpointRow, EventRow, Store
 from supervisor.protocol.framing import Oversized
 from supervisor.protocol.jsonrpc import Kind
@@ -29,6 +29,8 @@ from supervisor.protocol.jsonrpc import Kind
 CHECKPOINT_EVERY_BYTES = 4 * 1024 * 1024
 """Lines that make no rows move the checkpoint this often: what a successor reads again."""
 STORE_RETRY_SECONDS = 0.5
+PENDING_BYTES_LIMIT = 64 * 1024 * 1024
+"""Bytes of items and questions that wait for the store, past which lines wait in the spool."""
 MESSAGE = msgspec.json.Encoder()
 
 
@@ -119,11 +121,13 @@ class Ledger:
     @property
     def accepting(self) -> bool:
         """False while so much waits for the store that lines had better wait in the spool."""
-        return self._pending_rows() < self._pending_rows_limit
+        small = self.projection.pending_bytes < PENDING_BYTES_LIMIT
+        return small and self._pending_rows() < self._pending_rows_limit
 
     def _pending_rows(self) -> int:
         batch = self.projection.batch
-        return len(batch.items) + len(batch.audit) + len(batch.turns) + len(batch.server_requests)
+        rows = len(batch.items) + len(batch.audit) + len(batch.turns) + len(batch.server_requests)
+        return rows + len(batch.threads) + len(batch.intents)
 
     def ingest(self, lines: Sequence[bytes | Oversized]) -> list[Effect]:
         """Number, fold and publish lines. The caller holds `order`, or knows that nobody does."""
@@ -137,7 +141,7 @@ class Ledger:
             size = line.size if isinstance(line, Oversized) else len(line)
             n = log.note_line(size + 1, now)
             if parsed.kind is Kind.MALFORMED:
-                metrics["refused"].inc()
+                metrics["malformed"].inc()
                 self._metrics.line_refused[parsed.problem or "too_large"].inc()
             elif isinstance(line, bytes):
                 metrics[parsed.kind.value].inc()
@@ -241,6 +245,7 @@ class Ledger:
         """What waits to be written, with the checkpoint that belongs to it."""
         taken = self.projection.batch
         self.projection.batch = Batch(project=self.project)
+        self.projection.pending_bytes = 0
         return taken
 
     async def _write(self, batch: Batch, taken: Batch) -> None:
@@ -250,11 +255,18 @@ class Ledger:
         except BaseException:
             # Not written, or not known to be: rows replace rows, so writing again is harmless.
             self.projection.batch = merge(taken, self.projection.batch)
+            self.projection.pending_bytes += _bytes(taken)
             raise
+        self._count_rows(batch)
         self.store_waiting = False
         assert batch.checkpoint is not None
         self._accounted = batch.checkpoint.offset
         self.on_durable(batch.checkpoint)
+
+    def _count_rows(self, batch: Batch) -> None:
+        for table in STORE_TABLES:
+            if rows := len(getattr(batch, table)):
+                self._metrics.store_rows.labels(table).inc(rows)
 
     async def flush(self) -> None:
         """Commit what lines brought about so far. Raises the store's error."""
@@ -292,6 +304,12 @@ class Ledger:
     def _store_failed(self) -> None:
         self.store_waiting = True
         self._metrics.store_failures.inc()
+
+
+def _bytes(batch: Batch) -> int:
+    """What `Projection.pending_bytes` counted of it."""
+    items, requests = batch.items.values(), batch.server_requests.values()
+    return sum(len(row.body) for row in items) + sum(len(row.params) for row in requests)
 
 
 def merge(older: Batch, newer: Batch) -> Batch:

@@ -6,7 +6,8 @@ two marks there are lines of one generation and nothing else.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -15,10 +16,12 @@ from supervisor.agents.spool import SpoolReader
 from supervisor.broker.entry import Entry, entry_of, parse_line
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation
-from supervisor.protocol.framing import LineFramer
+from supervisor.protocol.framing import LineFramer, Oversized
 
 MARK_EVERY_BYTES = 64 * 1024
 READ_BYTES = 256 * 1024
+LINES_AT_ONCE = 2000
+"""Lines decoded in one step, see `agents.incarnation`."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -153,6 +156,8 @@ class LogReader:
         self.n = n
         self._spool: SpoolReader | None = None
         self._framer = LineFramer(log.line_limit)
+        self._lines: Iterator[bytes | Oversized] = iter(())
+        """What is left of the last chunk."""
         self._at = -1
         """The number of the next line the framer will give; -1: look the place up."""
         self._generation = Generation(-1)
@@ -175,11 +180,15 @@ class LogReader:
         if self._at < 0:
             self._seek()
         assert self._spool is not None
-        chunk = self._spool.read(READ_BYTES)
-        if not chunk:
-            return False
+        lines = list(islice(self._lines, LINES_AT_ONCE))
+        if not lines:
+            chunk = self._spool.read(READ_BYTES)
+            if not chunk:
+                return False
+            self._lines = iter(self._framer.feed(chunk))
+            lines = list(islice(self._lines, LINES_AT_ONCE))
         log = self._log
-        for line in self._framer.feed(chunk):
+        for line in lines:
             if self._at >= log.next_n or log.own(self._at) is not None:
                 # Past the end of what is counted, or of this stretch of lines: look it up again.
                 self._at = -1
@@ -201,6 +210,7 @@ class LogReader:
                 ErrorCode.CURSOR_EXPIRED, f"the spool of event {self.n} is gone"
             ) from None
         self._framer = LineFramer(self._log.line_limit)
+        self._lines = iter(())
         self._at = mark.n
 
     def close(self) -> None:

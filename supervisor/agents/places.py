@@ -27,7 +27,7 @@ def check_place(asked: str, roots: Sequence[Path], state_dir: Path) -> Path:
     real = Path(os.path.realpath(path))
     if real != Path(os.path.normpath(path)):
         raise _refused(f"the path leads elsewhere by a symlink: {real}", "Name the real path.")
-    if not real.is_dir():
+    if not _is_directory(real):
         raise _refused("there is no such directory")
     if roots and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         raise _refused("the path is outside the allowed roots", "See `project_roots`.")
@@ -38,6 +38,14 @@ def check_place(asked: str, roots: Sequence[Path], state_dir: Path) -> Path:
             "Set another state_dir, or open another directory.",
         )
     return real
+
+
+def _is_directory(path: Path) -> bool:
+    """False, too, for a name no file system takes and for what may not be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _refused(message: str, hint: str | None = None) -> SupervisorError:
@@ -62,9 +70,12 @@ def thread_params(params: dict[str, object], project: Path, trusted: bool) -> di
 def _inside(project: Path, asked: str) -> Path:
     if "\0" in asked:
         raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a path")
-    cwd = (project / asked).resolve()
+    try:
+        cwd = (project / asked).resolve()
+    except (OSError, RuntimeError):  # a symlink that leads to itself
+        raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a directory") from None
     if not cwd.is_relative_to(project):
         raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd leaves the project")
-    if not cwd.is_dir():
+    if not _is_directory(cwd):
         raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a directory")
     return cwd

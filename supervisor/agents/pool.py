@@ -18,6 +18,8 @@ from supervisor.policy.places import project_id
 from supervisor.ports.store import ProjectRow
 
 log = get_logger()
+TOLD_WITHIN = 5.0
+"""Seconds for the ends of app-servers to be committed, once they must have ended."""
 CATCH_UP_SECONDS = 30.0
 """A supervisor serves after that, though some project still reads what it missed."""
 
@@ -156,9 +158,19 @@ class Pool:
         change = Change(events=[own_event(f"supervisor/{event}", params)], drafts=[draft])
         await agent.record(change)
 
-    async def stop_all(self) -> None:
-        """End every app-server, in order, without changing what is desired."""
+    async def stop_all(self) -> bool:
+        """End every app-server, in order, without changing what is desired; whether all is told.
+
+        False where the store is away for too long: the app-servers have ended, and the successor
+        reads their spools to the end.
+        """
         agents = self.all()
         for agent in agents:
             agent.want(msgspec.structs.replace(agent.row, desired="stopped"))
-        await asyncio.gather(*(agent.at_rest() for agent in agents))
+        try:
+            # Twice the grace: to interrupt what runs, and to end.
+            async with asyncio.timeout(2 * self._shared.settings.stop_grace_seconds + TOLD_WITHIN):
+                await asyncio.gather(*(agent.at_rest() for agent in agents))
+        except TimeoutError:
+            return False
+        return True

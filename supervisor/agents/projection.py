@@ -9,12 +9,14 @@ from typing import Literal
 
 import msgspec
 
-from supervisor.agents.effects import Answer, Asked, Effect, TurnEnded, Unknown
+from supervisor.agents import claims
+from supervisor.agents.effects import Answer, Asked, Effect, Excess, TurnEnded, Unknown
 from supervisor.agents.intents import asker, outcome_of
 from supervisor.agents.state import AgentMemory
 from supervisor.audit import record
 from supervisor.audit.chain import Chain
 from supervisor.audit.record import Draft
+from supervisor.errors import SupervisorError
 from supervisor.ids import Generation, ProjectId
 from supervisor.policy.access import Principal
 from supervisor.ports.store import (
@@ -32,42 +34,6 @@ _TURN_STATES = {"completed": "completed", "interrupted": "interrupted", "failed"
 _THREAD_STATES = {"active": "active", "idle": "idle", "notLoaded": "not_loaded"}
 
 
-class _Thread(msgspec.Struct):
-    id: str = ""
-    cwd: str = ""
-    name: str | None = None
-
-
-class _ThreadParams(msgspec.Struct):
-    thread: _Thread
-
-
-class _Status(msgspec.Struct):
-    type: str = ""
-
-
-class _StatusParams(msgspec.Struct):
-    status: _Status
-
-
-class _NameParams(msgspec.Struct):
-    threadName: str | None = None  # noqa: N815  the wire's own name
-
-
-class _Turn(msgspec.Struct):
-    id: str = ""
-    status: str = ""
-    error: msgspec.Raw | None = None
-
-
-class _TurnParams(msgspec.Struct):
-    turn: _Turn
-
-
-class _ResolvedParams(msgspec.Struct):
-    requestId: msgspec.Raw  # noqa: N815  the wire's own name
-
-
 class Projection:
     """Owned by one ledger, which takes `batch` for each commit."""
 
@@ -79,6 +45,8 @@ class Projection:
         self.at = 0.0
         """POSIX seconds of the chunk being folded."""
         self.batch = Batch(project=project)
+        self.pending_bytes = 0
+        """Bytes of items and server requests in `batch`, or that were in it."""
         self._handlers: dict[str, Callable[[int, bytes, Parsed], Effect | None]] = {
             "thread/started": self._thread_started,
             "thread/status/changed": self._thread_status,
@@ -106,7 +74,7 @@ class Projection:
                 return self._answered(n, line, parsed)
             if kind is Kind.REQUEST:
                 return self._asked(n, line, parsed)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, SupervisorError):
             # The envelope is valid, the params are not what the schema says. The line is shown
             # and spooled as it is; there is nothing in it to account.
             return Unknown(parsed.method or "")
@@ -131,23 +99,26 @@ class Projection:
         self.memory.threads[row.thread_id] = row
         self.batch.threads[row.thread_id] = row
 
-    def _thread_started(self, n: int, line: bytes, parsed: Parsed) -> None:
-        thread = msgspec.json.decode(jsonrpc.params_of(line), type=_ThreadParams).thread
-        if thread.id and thread.id not in self.memory.threads:
-            self._put_thread(
-                ThreadRow(
-                    project=self.project,
-                    thread_id=thread.id,
-                    account=self.memory.owner(None).account,
-                    status="idle",
-                    cwd=thread.cwd,
-                    name=thread.name,
-                    settings=b"{}",
-                    has_turns=False,
-                    created_at=self.at,
-                    updated_at=self.at,
-                )
-            )
+    def _thread_started(self, n: int, line: bytes, parsed: Parsed) -> Effect | None:
+        thread = msgspec.json.decode(jsonrpc.params_of(line), type=claims.ThreadParams).thread
+        if thread.id in self.memory.threads:
+            return None
+        if not thread.bounded or len(self.memory.threads) >= claims.THREADS_LIMIT:
+            return Excess("thread")
+        row = ThreadRow(
+            project=self.project,
+            thread_id=thread.id,
+            account=self.memory.owner(None).account,
+            status="idle",
+            cwd=thread.cwd,
+            name=thread.named,
+            settings=b"{}",
+            has_turns=False,
+            created_at=self.at,
+            updated_at=self.at,
+        )
+        self._put_thread(row)
+        return None
 
     def _change_thread(self, thread_id: str | None, **changes: object) -> None:
         row = self.memory.threads.get(thread_id or "")
@@ -159,13 +130,13 @@ class Projection:
         self._change_thread(thread_id, status=status)
 
     def _thread_status(self, n: int, line: bytes, parsed: Parsed) -> None:
-        status = msgspec.json.decode(jsonrpc.params_of(line), type=_StatusParams).status.type
+        status = msgspec.json.decode(jsonrpc.params_of(line), type=claims.StatusParams).status.type
         if status in _THREAD_STATES:
             self._change_thread(parsed.thread_id, status=_THREAD_STATES[status])
 
     def _thread_name(self, n: int, line: bytes, parsed: Parsed) -> None:
-        params = msgspec.json.decode(jsonrpc.params_of(line), type=_NameParams)
-        self._change_thread(parsed.thread_id, name=params.threadName)
+        params = msgspec.json.decode(jsonrpc.params_of(line), type=claims.NameParams)
+        self._change_thread(parsed.thread_id, name=claims.cut(params.threadName))
 
     def _thread_archived(self, n: int, line: bytes, parsed: Parsed) -> None:
         self._change_thread(parsed.thread_id, status="archived")
@@ -180,11 +151,15 @@ class Projection:
         self.memory.absorb(one)
         self.batch.turns.update(one.turns)
 
-    def _turn_started(self, n: int, line: bytes, parsed: Parsed) -> None:
+    def _turn_started(self, n: int, line: bytes, parsed: Parsed) -> Effect | None:
         thread_id, turn_id = parsed.thread_id or "", parsed.turn_id or ""
-        open_turn = self.memory.turns.get((thread_id, turn_id))
-        if open_turn is None:
-            self.start_turn(n, thread_id, turn_id, None)
+        open_turns = self.memory.turns
+        if (thread_id, turn_id) in open_turns:
+            return None
+        if not claims.short(thread_id, turn_id) or len(open_turns) >= claims.TURNS_LIMIT:
+            return Excess("turn")
+        self.start_turn(n, thread_id, turn_id, None)
+        return None
 
     def start_turn(self, n: int, thread_id: str, turn_id: str, request_id: str | None) -> None:
         """A turn runs: by our request's answer, or by its own word."""
@@ -209,7 +184,7 @@ class Projection:
         )
 
     def _turn_completed(self, n: int, line: bytes, parsed: Parsed) -> Effect | None:
-        turn = msgspec.json.decode(jsonrpc.params_of(line), type=_TurnParams).turn
+        turn = msgspec.json.decode(jsonrpc.params_of(line), type=claims.TurnParams).turn
         row = self.memory.turns.get((parsed.thread_id or "", turn.id))
         if row is None:
             return None
@@ -241,13 +216,18 @@ class Projection:
         one = Batch(project=self.project, items={(row.thread_id, row.turn_id, row.item_id): row})
         self.memory.absorb(one)
         self.batch.items.update(one.items)
+        self.pending_bytes += len(row.body)
 
-    def _item_started(self, n: int, line: bytes, parsed: Parsed) -> None:
+    def _item_started(self, n: int, line: bytes, parsed: Parsed) -> Effect | None:
         item = items.item_of(line)
         if item is None:
-            return
-        self._put_item(self._item_row(n, item, parsed, "open", None))
+            return None
+        row = self._item_row(n, item, parsed, "open", None)
         self._audit_item(n, item, parsed, "intent")
+        if not self.memory.has_room_for_item(row):
+            return Excess("item")
+        self._put_item(row)
+        return None
 
     def _item_completed(self, n: int, line: bytes, parsed: Parsed) -> None:
         item = items.item_of(line)
@@ -284,7 +264,7 @@ class Projection:
     def _answered(self, n: int, line: bytes, parsed: Parsed) -> Effect | None:
         request_id = _text_id(parsed.id)
         if request_id is None:
-            return Unknown("response")
+            return Answer("", parsed, line)  # no id of ours: nobody waits for it
         intent = self.memory.intents.get(request_id)
         if intent is not None:
             self._settle(n, line, intent, failed=parsed.kind is Kind.ERROR)
@@ -332,6 +312,8 @@ class Projection:
         )
         if row.approval_id in self.memory.requests:
             return None  # re-sent by thread/resume: the same request, asked once
+        if not self.memory.has_room_for_request(row):
+            return Asked(id_raw, method, "refuse", False, "overloaded")
         self.put_request(row)
         self.audit(n, record.approval_asked(self._who(row.turn_id), row))
         return Asked(id_raw, method, policy, waiting, refusal)
@@ -341,9 +323,10 @@ class Projection:
         one = Batch(project=self.project, server_requests={row.approval_id: row})
         self.memory.absorb(one)
         self.batch.server_requests.update(one.server_requests)
+        self.pending_bytes += len(row.params)
 
     def _resolved(self, n: int, line: bytes, parsed: Parsed) -> None:
-        params = msgspec.json.decode(jsonrpc.params_of(line), type=_ResolvedParams)
+        params = msgspec.json.decode(jsonrpc.params_of(line), type=claims.ResolvedParams)
         row = self.memory.requests.get(approval_id(self.generation, bytes(params.requestId)))
         if row is None:
             return

@@ -1,18 +1,25 @@
 """The snapshot a subscriber starts from: threads, open turns and items with text, approvals."""
 
+from collections import defaultdict
+
 import msgspec
 
 from supervisor.agents.state import AgentMemory, OpenItem
 from supervisor.ids import Cursor
-from supervisor.ports.store import ServerRequestRow, ThreadRow
+from supervisor.ports.store import ServerRequestRow, ThreadRow, TurnRow
 
 
 def snapshot_payload(
     memory: AgentMemory, cursor: Cursor, agent: dict[str, object], thread_id: str | None
 ) -> bytes:
     """One JSON object of `type` `snapshot`, as of `cursor`; of one thread, or of all."""
+    turns = {turn.thread_id: turn for turn in memory.turns.values()}
+    items: dict[str, list[dict[str, object]]] = defaultdict(list)
+    for (thread, _), item in memory.items.items():
+        if thread_id in (None, thread):
+            items[thread].append(_item(item))
     threads = [
-        _thread(memory, row)
+        _thread(row, turns.get(row.thread_id), items.get(row.thread_id, []))
         for row in memory.threads.values()
         if thread_id is None or row.thread_id == thread_id
     ]
@@ -30,17 +37,16 @@ def snapshot_payload(
     )
 
 
-def _thread(memory: AgentMemory, row: ThreadRow) -> dict[str, object]:
-    turn = memory.turn_of(row.thread_id)
+def _thread(
+    row: ThreadRow, turn: TurnRow | None, open_items: list[dict[str, object]]
+) -> dict[str, object]:
     return {
         "threadId": row.thread_id,
         "name": row.name,
         "status": row.status,
         "cwd": row.cwd,
         "turn": None if turn is None else {"turnId": turn.turn_id, "status": "inProgress"},
-        "openItems": [
-            _item(item) for (thread, _), item in memory.items.items() if thread == row.thread_id
-        ],
+        "openItems": open_items,
     }
 
 

@@ -52,7 +52,7 @@ class SpoolPaths:
         return self.home / "stderr"
 
     def make(self) -> None:
-        """Make the directory and the FIFO; `directory` itself must be there.
+        """Make the directory, the FIFO and an empty spool; `directory` itself must be there.
 
         What a start that was never recorded left under this number is emptied first: end its
         processes before. Raises `agent_start_failed`.
@@ -61,6 +61,7 @@ class SpoolPaths:
             self.remove()
             self.home.mkdir(mode=_PRIVATE_DIRECTORY)
             os.mkfifo(self.stdin, _PRIVATE_FILE)
+            self.stdout.touch(_PRIVATE_FILE)
         except OSError as error:
             raise SupervisorError(
                 ErrorCode.AGENT_START_FAILED, f"cannot make the spool: {error}"
@@ -83,6 +84,8 @@ class SpoolReader:
         self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.offset = offset
         """Where the next read starts, in bytes."""
+        self.at_end = False
+        """The last read found the spool's end: nothing more was there at that moment."""
         self._expected = _FIRST_READ
 
     def read(self, limit: int = READ_BYTES) -> bytes:
@@ -91,7 +94,8 @@ class SpoolReader:
         wanted = min(limit, self._expected)
         data = os.pread(self._fd, wanted, self.offset)
         self.offset += len(data)
-        self._expected = READ_BYTES if len(data) == wanted else _FIRST_READ
+        self.at_end = len(data) < wanted
+        self._expected = _FIRST_READ if self.at_end else READ_BYTES
         return data
 
     def size(self) -> int:

@@ -102,9 +102,7 @@ async def begin(
 ) -> GenerationRow:
     """Make the files, then commit that a start is about to happen: a successor that finds the
     record and no process looks for the marker and ends what it finds."""
-    paths = SpoolPaths(shared.project_dir(ledger.project), generation)
-    paths.make()
-    paths.stdout.touch(mode=0o600)
+    SpoolPaths(shared.project_dir(ledger.project), generation).make()
     ledger.begin_generation(generation)
     row = GenerationRow(
         project=ledger.project,

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from supervisor.agents import claims
 from supervisor.ids import ProjectId
 from supervisor.policy.access import SUPERVISOR, Principal
 from supervisor.ports.store import (
@@ -23,6 +24,8 @@ from supervisor.ports.store import (
 
 OPEN_TEXT_LIMIT = 1024 * 1024
 """Characters kept of an open item's text; past it the front is dropped and the snapshot says so."""
+FULL_TEXTS = 16
+"""Open items that may have that much; the more there are, the less a new one may have."""
 OWNERS_KEPT = 1000
 """Turns whose owner stays known after their end: background commands report late."""
 
@@ -30,10 +33,11 @@ OWNERS_KEPT = 1000
 class OpenItem:
     """An item that has started and not ended, with its text so far."""
 
-    __slots__ = ("_parts", "_size", "row", "text_from_n", "truncated")
+    __slots__ = ("_limit", "_parts", "_size", "row", "text_from_n", "truncated")
 
-    def __init__(self, row: ItemRow) -> None:
+    def __init__(self, row: ItemRow, limit: int = OPEN_TEXT_LIMIT) -> None:
         self.row = row
+        self._limit = limit
         self._parts: list[str] = [row.partial_text] if row.partial_text else []
         self._size = len(row.partial_text or "")
         self.text_from_n = row.partial_n or 0
@@ -43,8 +47,8 @@ class OpenItem:
         """Append to the text; bounded."""
         self._parts.append(delta)
         self._size += len(delta)
-        if self._size > OPEN_TEXT_LIMIT:
-            text = "".join(self._parts)[-OPEN_TEXT_LIMIT // 2 :]
+        if self._size > self._limit:
+            text = "".join(self._parts)[-self._limit // 2 :]
             self._parts = [text]
             self._size = len(text)
             self.truncated = True
@@ -110,7 +114,25 @@ class AgentMemory:
         elif key in self.items:
             self.items[key].row = row
         else:
-            self.items[key] = OpenItem(row)
+            shares = 1 + len(self.items) // FULL_TEXTS
+            self.items[key] = OpenItem(row, OPEN_TEXT_LIMIT // shares)
+
+    def has_room_for_item(self, row: ItemRow) -> bool:
+        """Whether one more open item may be remembered."""
+        if not claims.short(row.thread_id, row.turn_id, row.item_id):
+            return False
+        held = sum(len(item.row.body) for item in self.items.values())
+        fits = held + len(row.body) <= claims.OPEN_BODIES_LIMIT
+        known = (row.thread_id, row.item_id) in self.items
+        return fits and (known or len(self.items) < claims.OPEN_ITEMS_LIMIT)
+
+    def has_room_for_request(self, row: ServerRequestRow) -> bool:
+        """Whether one more server request may wait."""
+        if len(row.request_id) > claims.REQUEST_ID_LIMIT:
+            return False
+        held = sum(len(request.params) for request in self.requests.values())
+        fits = held + len(row.params) <= claims.WAITING_BYTES_LIMIT
+        return fits and len(self.requests) < claims.WAITING_LIMIT
 
     def remember_owner(self, turn_id: str, owner: Principal) -> None:
         """Who made the agent run that turn. The first to say so stays."""

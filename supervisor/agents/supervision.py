@@ -9,16 +9,18 @@ from pathlib import Path
 
 from supervisor.agents import starting
 from supervisor.agents.condition import Condition
-from supervisor.agents.effects import Asked, Effect, TurnEnded, Unknown
+from supervisor.agents.effects import Asked, Effect, Excess, TurnEnded, Unknown
 from supervisor.agents.ending import Ended, ending
 from supervisor.agents.exits import explain
 from supervisor.agents.fifo import FifoWriter
 from supervisor.agents.incarnation import Bounds, Incarnation, answer_at_once
+from supervisor.agents.late import LateBytes
 from supervisor.agents.ledger import Change, Ledger, own_event
 from supervisor.agents.recovery import Recovery
 from supervisor.agents.shared import Shared
 from supervisor.agents.spool import SpoolPaths, tail
 from supervisor.agents.upstream import Upstream
+from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation
 from supervisor.lifecycle.agent import AgentEvent, AgentState
@@ -31,6 +33,7 @@ from supervisor.lifecycle.restart import (
     remember,
 )
 from supervisor.logs import get_logger
+from supervisor.policy.access import SUPERVISOR
 from supervisor.ports.runtime import Exit, Identity, Process
 from supervisor.ports.store import GenerationRow, ProjectRow, ThreadRow
 
@@ -52,6 +55,7 @@ class Supervision:
         self.incarnation: Incarnation | None = None
         self.codex_version: str | None = None
         self.history: tuple[PastExit, ...] = ()
+        self.late = LateBytes(shared.metrics.late_bytes)
         self.caught_up = asyncio.Event()
         """What was spooled while no supervisor looked has been read: what is shown is not stale."""
         self._shared = shared
@@ -140,7 +144,13 @@ class Supervision:
         self.condition.reason, self._failure = None, None
         last, trusted = self.generation, self.row.trusted
         number = Generation((last.generation if last else 0) + 1)
-        row = await starting.begin(self._shared, self._ledger, number, trusted=trusted)
+        try:
+            row = await starting.begin(self._shared, self._ledger, number, trusted=trusted)
+        except SupervisorError as e:
+            # Not even its files could be made: there is no generation to bury.
+            self._shared.metrics.agent_exits.labels(ExitKind.START_FAILED.value).inc()
+            await self._after_exit(ExitKind.START_FAILED, e.message)
+            return None
         self.generation = row
         try:
             launch = starting.launch_of(
@@ -161,6 +171,7 @@ class Supervision:
         inc = self._incarnate(process)
         if adopted:
             await inc.catch_up()
+            await process.unpause()  # a predecessor may have paused it, for its backlog
             self.caught_up.set()
         was_ready = False
         async with asyncio.TaskGroup() as tasks:
@@ -228,6 +239,8 @@ class Supervision:
             metrics.turn_seconds.observe(max(0.0, (turn.ended_at or 0) - turn.started_at))
         elif isinstance(effect, Unknown):
             metrics.unknown_notifications.inc()
+        elif isinstance(effect, Excess):
+            metrics.claims_ignored.labels(effect.kind).inc()
         else:
             metrics.unmatched_responses.inc()
 
@@ -277,8 +290,10 @@ class Supervision:
             "adopted": adopted,
             "codexVersion": self.codex_version,
         }
-        event = own_event(starting.AGENT_READY, params)
-        await self._ledger.barrier(lambda n, at: Change(events=[event]), patient=True)
+        change = Change(events=[own_event(starting.AGENT_READY, params)])
+        if adopted:
+            change.drafts.append(record.agent_adopted(SUPERVISOR, self.generation))
+        await self._ledger.barrier(lambda n, at: change, patient=True)
 
     async def _obey_stop(self, inc: Incarnation) -> None:
         """Drain: interrupt what runs, ask to end, then end."""
@@ -324,12 +339,8 @@ class Supervision:
         )
         memory = self._ledger.projection.memory
         self._in_use += [t for t in memory.threads.values() if t.status in {"idle", "active"}]
-        ended = Ended(
-            generation=self.generation,
-            kind=kind,
-            detail=detail,
-            final_size=size,
-        )
+        ended = Ended(generation=self.generation, kind=kind, detail=detail, final_size=size)
+        self.late.ended(inc.paths.stdout, size)
         self._count_end(kind, len(memory.turns), len(memory.waiting()))
         await self._ledger.barrier(lambda n, at: ending(memory, ended, n, at), patient=True)
         self.generation = await self._reload(ended)

@@ -8,14 +8,17 @@ is lost: what was written before `watch` returned is the caller's to read.
 
 import asyncio
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
-from inotify_simple import INotify, flags, parse_events  # type: ignore[import-untyped]
+from inotify_simple import INotify, flags  # type: ignore[import-untyped]
 
 POLL_SECONDS = 0.02
 _READ_BYTES = 64 * 1024
+_EVENTS = struct.Struct("iIII")
+_OVERFLOW = int(flags.Q_OVERFLOW)
 
 Callback = Callable[[], object]
 
@@ -150,11 +153,12 @@ class Watcher:
         except BlockingIOError:
             return
         woken: dict[int, None] = {}
-        for event in parse_events(data):
-            if event.mask & flags.Q_OVERFLOW:
+        # Files are watched, not directories: no event carries a name behind its 16 bytes.
+        for wd, mask, _cookie, _length in _EVENTS.iter_unpack(data):
+            if mask & _OVERFLOW:
                 woken.update(dict.fromkeys(self._by_wd))
             else:
-                woken[event.wd] = None
+                woken[wd] = None
         for wd in woken:
             for watch in tuple(self._by_wd.get(wd, ())):
                 self._call(watch)

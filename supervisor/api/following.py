@@ -120,7 +120,7 @@ async def follow(
     patience: Patience | None = None,
     on_lost: Lost | None = None,
 ) -> AsyncGenerator[dict[str, object], None]:
-    """The payloads of `subscribe` (see docs/events.md), each event once, across connections.
+    """The payloads of `subscribe` (see docs/rpc.md), each event once, across connections.
 
     Without `after` a snapshot comes first. `expired` and `lagging` are passed on: after `expired`
     a snapshot follows. Ends only by being closed. Raises `supervisor_unreachable` when nobody has

@@ -138,7 +138,8 @@ class HttpServer:
             self._gate.check_host(request.headers)
             return await handler(request)
         except SupervisorError as error:
-            self._meter.refused("http", error.code.value)
+            junk = error.code is ErrorCode.BAD_REQUEST
+            self._meter.refused("http", "junk" if junk else error.code.value)
             return _failed(error, STATUS.get(error.code, 500))
         except web.HTTPException as error:
             wanted = SupervisorError(ErrorCode.METHOD_UNKNOWN, f"{error.status} {error.reason}")

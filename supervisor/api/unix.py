@@ -285,7 +285,7 @@ def _clear(path: Path) -> None:
         raise SupervisorError(
             ErrorCode.SETTINGS_INVALID,
             f"the socket's path has more than {MAX_PATH} bytes: {path}",
-            hint="Set a shorter path for it.",
+            hint="Set a shorter state_dir: the socket lies in it.",
         )
     try:
         mode = path.lstat().st_mode

@@ -6,6 +6,7 @@ sees it.
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -58,13 +59,25 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def text(line: str) -> None:
+    """One line of the result, for people."""
+    _write(plain(line))
+
+
+def quoted(arguments: Iterable[str]) -> str:
+    """As a shell would take them back."""
+    return shlex.join(arguments)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; what is None is shown as nothing."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    shown = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    # Folded, not cut: the end of a path or a command may be what matters.
+    wide = (Column(name, overflow="fold") for name in columns)
+    shown = Table(*wide, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for row in rows:
         shown.add_row(*(Text("" if cell is None else plain(cell)) for cell in row))
     _print(shown)

@@ -67,6 +67,10 @@ class Agent(Protocol):
 
     project: ProjectId
 
+    @property
+    def account(self) -> str:
+        """Whose project it is. Asked with every request: `status` is ten times as dear."""
+
     def status(self) -> ProjectStatus:
         """As of now."""
 
@@ -103,6 +107,9 @@ class Agent(Protocol):
 
     async def audit(self, after_seq: int, limit: int, thread_id: str | None) -> list[AuditRow]:
         """Audit records, in order."""
+
+    def audit_end(self) -> tuple[int, str]:
+        """The number the next record takes, and the hash of the last: not from the records."""
 
     async def log_tail(self, limit_bytes: int) -> str:
         """The end of the app-server's stderr."""

@@ -4,6 +4,7 @@ Every line that leaves here is valid UTF-8, one JSON object, and holds one newli
 one line that is not UTF-8 ends the app-server, and a newline inside would be a second message.
 """
 
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -14,6 +15,10 @@ from supervisor.errors import ErrorCode, SupervisorError
 MAX_DEPTH: Final = 100
 """Levels of client JSON. Codex reads 127 levels of a whole message; it drops a deeper one without
 an answer."""
+
+MAX_LINE_DEPTH: Final = 256
+"""Levels of a line of the app-server. It reads 127 and adds a few of its own; the bound is far from
+where our decoder, or that of a client who is shown the line in a frame, gives up."""
 
 ID_MIN: Final = -(2**63)
 ID_MAX: Final = 2**63 - 1
@@ -151,3 +156,17 @@ def _deeper_than(value: object, limit: int) -> bool:
             return False
         level = below
     return True
+
+
+_NO_BRACKETS = bytes(c for c in range(256) if c not in b'[]{}"')
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def is_too_deep(line: bytes) -> bool:
+    """Whether `line`, if it is JSON at all, is nested deeper than `MAX_LINE_DEPTH`. Cheap for lines
+    that cannot be, and never recursive."""
+    if len(line) < 2 * MAX_LINE_DEPTH or line.count(b"[") + line.count(b"{") <= MAX_LINE_DEPTH:
+        return False
+    marks = line.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_BRACKETS)
+    brackets = b"".join(marks.split(b'"')[::2])  # what is not inside a string
+    return max(accumulate(_STEPS[c] for c in brackets), default=0) > MAX_LINE_DEPTH

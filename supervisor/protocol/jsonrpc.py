@@ -19,6 +19,7 @@ from supervisor.protocol.encoding import (
     canonical_id,
     check_client_json,
     error_response,
+    is_too_deep,
     notification,
     request,
     response,
@@ -81,7 +82,7 @@ class Problem(StrEnum):
     NOT_UTF8 = "not_utf8"
     NOT_JSON = "not_json"
     TOO_DEEP = "too_deep"
-    """Nested deeper than the decoder goes."""
+    """Nested deeper than `MAX_LINE_DEPTH`."""
     LONE_SURROGATE = "lone_surrogate"
     NOT_OBJECT = "not_object"
     BAD_ID = "bad_id"
@@ -181,6 +182,8 @@ def parse(line: bytes) -> Parsed:
     try:
         if not line.isascii():
             str(line, "utf-8")
+        if is_too_deep(line):
+            return _malformed(Problem.TOO_DEEP)
         envelope = _decode(line)
     except UnicodeDecodeError:
         return _malformed(Problem.NOT_UTF8)

@@ -12,7 +12,7 @@ import structlog
 
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.policy.access import Principal
-from supervisor.ports.agent import Agent, Agents, ProjectStatus
+from supervisor.ports.agent import Agent, Agents
 from supervisor.ports.bus import API, Stream, Subject
 from supervisor.rpc.describe import REGISTRY
 from supervisor.rpc.meter import RpcMeter
@@ -81,10 +81,9 @@ class Dispatcher:
     def _call(self, principal: Principal, subject: Subject) -> HostCall | ProjectCall:
         if subject.project is None:
             return HostCall(principal, self._agents, self._host)
-        agent, status = self._owned(principal, subject.project)
-        return ProjectCall(principal, self._agents, agent, status)
+        return ProjectCall(principal, self._agents, self._owned(principal, subject.project))
 
-    def _owned(self, principal: Principal, project: str) -> tuple[Agent, ProjectStatus]:
+    def _owned(self, principal: Principal, project: str) -> Agent:
         """One error for both, worded alike: nobody learns which projects others have."""
         try:
             agent = self._agents.get(project)
@@ -92,9 +91,8 @@ class Dispatcher:
             if error.code is not ErrorCode.PROJECT_UNKNOWN:
                 raise
         else:
-            status = agent.status()
-            if status.account == principal.account:
-                return agent, status
+            if agent.account == principal.account:
+                return agent
         raise SupervisorError(ErrorCode.PROJECT_UNKNOWN, f"no project {project}")
 
 

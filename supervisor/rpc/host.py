@@ -12,6 +12,8 @@ class HostStatus(Result, frozen=True, kw_only=True):
     """Seconds."""
     projects: int
     """The caller's."""
+    url: str
+    """Of the WebSocket."""
 
 
 class Described(Result, frozen=True, kw_only=True):
@@ -38,14 +40,15 @@ async def host_status(call: HostCall, params: NoParams) -> HostStatus:  # noqa: 
         version=host.version,
         pid=host.pid,
         uptime=host.clock.monotonic() - host.started,
-        projects=sum(agent.status().account == account for agent in call.agents.all()),
+        projects=sum(agent.account == account for agent in call.agents.all()),
+        url=host.url(),
     )
 
 
 METHODS = (
     Method(
         name="hostStatus",
-        doc="This supervisor: version, process id, seconds since its start.",
+        doc="This supervisor: version, process id, seconds since its start, where it listens.",
         params=NoParams,
         result=HostStatus,
         host=host_status,

@@ -74,6 +74,8 @@ class HostFacts:
     started: float
     """On `clock`'s monotonic scale, seconds."""
     clock: Clock
+    url: Callable[[], str] = str
+    """Of the WebSocket, once it listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,11 @@ class ProjectCall:
     principal: Principal
     agents: Agents
     agent: Agent
-    status: ProjectStatus
-    """As the request came in."""
+
+    @property
+    def status(self) -> ProjectStatus:
+        """As of now. It takes a while to put together: once for what needs it."""
+        return self.agent.status()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

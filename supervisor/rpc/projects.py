@@ -64,8 +64,8 @@ async def open_project(call: HostCall, params: OpenProject) -> ProjectStatus:
 
 
 async def list_projects(call: HostCall, params: NoParams) -> Projects:  # noqa: ARG001
-    everyone = (agent.status() for agent in call.agents.all())
-    return Projects(projects=[one for one in everyone if one.account == call.principal.account])
+    mine = (agent for agent in call.agents.all() if agent.account == call.principal.account)
+    return Projects(projects=[agent.status() for agent in mine])
 
 
 async def project_status(call: ProjectCall, params: NoParams) -> ProjectStatus:  # noqa: ARG001
@@ -73,17 +73,17 @@ async def project_status(call: ProjectCall, params: NoParams) -> ProjectStatus: 
 
 
 async def stop_project(call: ProjectCall, params: NoParams) -> ProjectStatus:  # noqa: ARG001
-    await call.agents.stop(call.principal, call.status.project)
+    await call.agents.stop(call.principal, call.agent.project)
     return call.agent.status()
 
 
 async def restart_project(call: ProjectCall, params: NoParams) -> ProjectStatus:  # noqa: ARG001
-    await call.agents.restart(call.principal, call.status.project)
+    await call.agents.restart(call.principal, call.agent.project)
     return call.agent.status()
 
 
 async def trust_project(call: ProjectCall, params: TrustProject) -> ProjectStatus:
-    await call.agents.trust(call.principal, call.status.project, params.trusted)
+    await call.agents.trust(call.principal, call.agent.project, params.trusted)
     return call.agent.status()
 
 

@@ -83,7 +83,7 @@ class SqliteEngine:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
-            revision = _inspect(path)
+            revision = inspect(path)
         else:
             revision = None
         # SQLite gives the log and the index the mode of the file, but keeps those it finds.
@@ -99,7 +99,7 @@ def _in(engine: SqlalchemyEngine, function: Callable[[Connection], T]) -> T:
         return function(connection)
 
 
-def _inspect(path: Path) -> str | None:
+def inspect(path: Path) -> str | None:
     """The schema revision of an existing file, None if it has none yet; changes nothing."""
     uri = f"file:{quote(str(path))}?mode=ro"
     with closing(

@@ -10,6 +10,8 @@ thread/loaded/list, turn/start, turn/interrupt. The text of a turn says what hap
     exit:CODE, die      the process ends: with that code, or by SIGKILL
     tail                half a line is written, then the process ends by SIGKILL
     junk:NAME           one piece of junk (see `JUNK`), then as `text`
+    raw:BASE64 times=N  these bytes N times, then as `text`; in them @T@ is the thread's id, @U@
+                        the turn's, @N@ the count
 
 `--behaviour` chooses how it starts: `ok`, `silent` (never answers initialize), `exit-at-once`,
 `bad-version` (says it is 0.1.0). Every other argument is ignored, as `install` needs it to be.
@@ -18,6 +20,7 @@ Turns are kept in CODEX_HOME, where there is one, so that a successor can tell o
 Standard library only, importing nothing of ours, so that it starts in a few hundredths of a second.
 """
 
+import base64
 import json
 import os
 import select
@@ -271,9 +274,18 @@ class AppServer:
         if name == "junk":
             junk, _, size = argument.partition(":")
             self._write(JUNK[junk](thread_id, turn_id, size))
+        if name == "raw":
+            data, times = base64.b64decode(argument), int(options.get("times", "1"))
+            self._raw(data, times, thread_id, turn_id)
         count = int(options.get("n", "50" if name == "slow" else "3"))
         delay = float(options.get("delay", "0.05" if name == "slow" else "0"))
         yield from self._say(thread_id, turn_id, count, delay)
+
+    def _raw(self, data: bytes, times: int, thread_id: str, turn_id: str) -> None:
+        data = data.replace(b"@T@", thread_id.encode()).replace(b"@U@", turn_id.encode())
+        for first in range(0, times, 1000):
+            counts = range(first, min(first + 1000, times))
+            self._write(b"".join(data.replace(b"@N@", b"%d" % count) for count in counts))
 
     def _say(self, thread_id: str, turn_id: str, count: int, delay: float) -> Turn:
         ids = {"threadId": thread_id, "turnId": turn_id}

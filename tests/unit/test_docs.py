@@ -146,6 +146,8 @@ def test_every_registered_metric_of_ours_is_an_attribute() -> None:
         ("kind", "agent_exits_total", metrics.EXIT_KINDS),
         ("kind", "lines_total", metrics.LINE_KINDS),
         ("reason", "lines_refused_total", metrics.LINE_REFUSALS),
+        ("kind", "claims_ignored_total", metrics.CLAIM_KINDS),
+        ("table", "store_rows_total", metrics.STORE_TABLES),
         ("outcome", "turns_total", metrics.TURN_OUTCOMES),
         ("outcome", "approvals_total", metrics.APPROVAL_OUTCOMES),
         ("reason", "server_requests_refused_total", metrics.SERVER_REQUEST_REFUSALS),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from supervisor.audit.chain import GENESIS
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Cursor, Generation, ProjectId
 from supervisor.policy.access import Principal
@@ -115,6 +116,7 @@ class FakeAgent:
         self.waited_ready = 0
         self.requests: list[ServerRequestRow] = []
         self.records: list[AuditRow] = []
+        self.end = (1, GENESIS)
         self.subscriptions: list[FakeSubscription] = []
         self.make_subscription: Callable[[], FakeSubscription] = lambda: FakeSubscription([])
         self.failure: Exception | None = None
@@ -198,6 +200,9 @@ class FakeAgent:
 
     async def audit(self, after_seq: int, limit: int, thread_id: str | None) -> list[AuditRow]:
         return [row for row in self.records if row.seq > after_seq][:limit]
+
+    def audit_end(self) -> tuple[int, str]:
+        return self.end
 
     async def log_tail(self, limit_bytes: int) -> str:
         return "the end"[-limit_bytes:]

@@ -3,10 +3,14 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from supervisor.audit.chain import GENESIS, Chain
+from supervisor.audit.record import project_stopped
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation, ProjectId
+from supervisor.policy.access import Principal
 from supervisor.ports.store import AuditRow
 from tests.unit.rpc.fakes import THREAD, server_request
 from tests.unit.rpc.test_dispatch import HOST, P1, Bench
@@ -21,7 +25,7 @@ def bench() -> Bench:
 
 async def test_host_status_counts_the_callers_projects(bench: Bench) -> None:
     shown = await bench.call(HOST, "hostStatus", {})
-    assert shown == {"version": "1.2.3", "pid": 42, "uptime": 10.0, "projects": 1}
+    assert shown == {"version": "1.2.3", "pid": 42, "uptime": 10.0, "projects": 1, "url": ""}
 
 
 async def test_list_projects_shows_the_callers_only(bench: Bench) -> None:
@@ -368,6 +372,53 @@ async def test_audit_records_are_shown_in_camel_case(bench: Bench) -> None:
 @pytest.mark.parametrize("params", [{"limit": 0}, {"limit": 1001}, {"afterSeq": -2}])
 async def test_audit_pages_are_bounded(bench: Bench, params: object) -> None:
     assert (await bench.refused(P1, "listAudit", params)).code is ErrorCode.BAD_REQUEST
+
+
+def chained(count: int) -> list[AuditRow]:
+    chain = Chain(ProjectId("p1"), "host")
+    who = Principal(account="a", principal="p", source="s", client="c")
+    return [chain.append(project_stopped(who), float(n)) for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 1001, 2500])
+async def test_a_whole_chain_of_any_length_is_verified(bench: Bench, count: int) -> None:
+    rows = bench.agent.records = chained(count)
+    head = rows[-1].hash if rows else GENESIS
+    bench.agent.end = (count + 1, head)
+    shown = await bench.call(P1, "verifyAudit", {})
+    assert shown == {"ok": True, "checked": count, "head": head, "problem": None, "atSeq": None}
+
+
+async def test_records_that_came_while_reading_are_left_for_the_next_time(bench: Bench) -> None:
+    rows = bench.agent.records = chained(5)
+    bench.agent.end = (4, rows[2].hash)
+    shown: Any = await bench.call(P1, "verifyAudit", {})
+    assert (shown["ok"], shown["checked"]) == (True, 3)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "problem", "at"),
+    [
+        (lambda rows: rows[:1499] + rows[1500:], "gap", 1501),
+        (lambda rows: rows[:-1], "cut", 2000),
+        (lambda rows: [], "cut", 1),
+        (
+            lambda rows: [
+                msgspec.structs.replace(r, kind="x") if r.seq == 1500 else r for r in rows
+            ],
+            "edited",
+            1500,
+        ),
+    ],
+)
+async def test_a_chain_that_was_changed_is_found_out(
+    bench: Bench, tamper: Any, problem: str, at: int
+) -> None:
+    rows = chained(2000)
+    bench.agent.records, bench.agent.end = tamper(rows), (2001, rows[-1].hash)
+    shown: Any = await bench.call(P1, "verifyAudit", {})
+    assert (shown["ok"], shown["problem"], shown["atSeq"]) == (False, problem, at)
+    assert shown["checked"] == at - (2 if problem == "gap" else 1)
 
 
 async def test_describe_methods_is_the_whole_registry(bench: Bench) -> None:
