@@ -6,15 +6,19 @@ from pathlib import Path
 
 import msgspec
 
+from supervisor.agents.carrier import Carrier
 from supervisor.agents.intents import ACTS, intent_row, params_hash
 from supervisor.agents.ledger import Change, Ledger, own_event
 from supervisor.agents.log import OwnEvent
 from supervisor.agents.places import thread_params
-from supervisor.agents.recovery import fail_intent, resume_params, write_answer
+from supervisor.agents.recovery import Recovery, fail_intent, resume_params, write_answer
 from supervisor.agents.shared import Shared
 from supervisor.agents.upstream import Upstream
 from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.lifecycle import approval
+from supervisor.lifecycle.approval import ApprovalEvent, ApprovalState
+from supervisor.lifecycle.table import IllegalTransition
 from supervisor.policy.access import Principal
 from supervisor.ports.agent import Acted
 from supervisor.ports.store import Batch, IntentRow, ServerRequestRow, ThreadRow
@@ -36,6 +40,7 @@ class Acting:
         ledger: Ledger,
         directory: Path,
         *,
+        carrier: Carrier,
         trusted: Callable[[], bool],
         upstream: Callable[[], Upstream],
     ) -> None:
@@ -43,6 +48,7 @@ class Acting:
         self._ledger = ledger
         self._memory = ledger.projection.memory
         self._directory = directory
+        self._carrier = carrier
         self._trusted = trusted
         self._upstream = upstream
         self._order = asyncio.Lock()
@@ -60,6 +66,9 @@ class Acting:
         # Taken before the commit: if this app-server ends meanwhile, nothing is written to the next
         # one behind the back of its recovery.
         upstream = self._upstream()
+        known = await self._used(principal, key)
+        if known is None:
+            await self._load(method, params)
         async with self._order:
             known = await self._used(principal, key)
             if known is None:
@@ -84,8 +93,6 @@ class Acting:
         thread = self._thread(params)
         if method == "thread/resume":
             return resume_params(thread, self._directory, trusted=self._trusted())
-        if thread.status == "not_loaded" and method.startswith("turn/"):
-            await self._load(thread)
         if method == "turn/start" and self._memory.is_busy(thread.thread_id):
             raise SupervisorError(ErrorCode.TURN_ACTIVE, "a turn runs on this thread")
         return params
@@ -100,10 +107,14 @@ class Acting:
             )
         return thread
 
-    async def _load(self, thread: ThreadRow) -> None:
-        params = resume_params(thread, self._directory, trusted=self._trusted())
+    async def _load(self, method: str, params: dict[str, object]) -> None:
+        """Have the thread of a turn loaded. Outside of the order: a long thread takes its time."""
+        if not method.startswith("turn/") or self._thread(params).status != "not_loaded":
+            return
+        thread = self._thread(params)
+        resumed = resume_params(thread, self._directory, trusted=self._trusted())
         timeout = self._shared.settings.request_timeout_seconds
-        await self._upstream().ask("thread/resume", params, timeout=timeout)
+        await self._upstream().ask("thread/resume", resumed, timeout=timeout)
         self._ledger.projection.set_thread_status(thread.thread_id, "idle")
 
     async def _commit(
@@ -153,8 +164,20 @@ class Acting:
             if unwritten or e.code is ErrorCode.OVERLOADED:
                 undone = msgspec.structs.replace(intent, idempotency_key=None)
                 await fail_intent(self._ledger, undone, e)
+            elif e.code is ErrorCode.CODEX_TIMEOUT:
+                self._carrier.begin(self._recovery(upstream).after_timeout(intent))
             raise
         return Acted(request_id=intent.request_id, result=result, replayed=False)
+
+    def _recovery(self, upstream: Upstream) -> Recovery:
+        return Recovery(
+            self._shared,
+            self._ledger,
+            upstream,
+            self._directory,
+            trusted=self._trusted(),
+            same_generation=True,
+        )
 
     async def _replay(self, row: IntentRow, meant: str) -> Acted:
         """What the key was used for, once it is settled."""
@@ -162,15 +185,13 @@ class Acting:
             raise SupervisorError(
                 ErrorCode.IDEMPOTENCY_MISMATCH, "this key was used for another request"
             )
-        async with asyncio.timeout(None) as deadline:
-            loop = asyncio.get_running_loop()
-            deadline.reschedule(loop.time() + self._shared.settings.request_timeout_seconds)
-            try:
+        try:
+            async with asyncio.timeout(self._shared.settings.request_timeout_seconds):
                 row = await self._settled(row)
-            except TimeoutError:
-                raise SupervisorError(
-                    ErrorCode.CODEX_TIMEOUT, "the request with this key is not settled yet"
-                ) from None
+        except TimeoutError:
+            raise SupervisorError(
+                ErrorCode.CODEX_TIMEOUT, "the request with this key is not settled yet"
+            ) from None
         if row.state == "failed":
             raise _stored_error(row.outcome or b"{}")
         return Acted(
@@ -181,8 +202,7 @@ class Acting:
         while row.state == "pending":
             if row.request_id not in self._memory.intents:
                 await self._ledger.flush()
-            else:
-                await self._shared.clock.sleep(REPLAY_POLL_SECONDS)
+            await self._shared.clock.sleep(REPLAY_POLL_SECONDS)
             found = await self._shared.store.intent_by_key(
                 row.project, row.account, row.idempotency_key or ""
             )
@@ -196,18 +216,18 @@ class Acting:
         known = self._memory.requests.get(approval_id)
         if known is None:
             raise self._gone(approval_id)
-        if known.state != "waiting":
-            raise SupervisorError(ErrorCode.APPROVAL_SETTLED, "it has been answered")
+        _answered_state(known)
         raw = encode_value(answers.check_answer(known.method, result))
         answered: list[ServerRequestRow] = []
 
         def change(n: int, at: float) -> Change:
             row = self._memory.requests.get(approval_id)
-            if row is None or row.state != "waiting":
-                raise SupervisorError(ErrorCode.APPROVAL_SETTLED, "it has been answered")
+            if row is None:
+                raise self._gone(approval_id)
+            state = _answered_state(row)
             # Not settled: a successor has to write it again until the app-server confirms it.
             row = msgspec.structs.replace(
-                row, state="answered", answer=raw, answered_by=principal.principal
+                row, state=state, answer=raw, answered_by=principal.principal
             )
             answered[:] = [row]
             return Change(
@@ -226,6 +246,14 @@ class Acting:
         if generation.isdigit() and int(generation) <= current and number:
             return SupervisorError(ErrorCode.APPROVAL_SETTLED, "nobody waits for this any more")
         return SupervisorError(ErrorCode.APPROVAL_UNKNOWN, "there is no such approval")
+
+
+def _answered_state(row: ServerRequestRow) -> str:
+    """The first answer wins: `approval_settled` for any other."""
+    try:
+        return approval.next_state(ApprovalState(row.state), ApprovalEvent.ANSWER).value
+    except IllegalTransition:
+        raise SupervisorError(ErrorCode.APPROVAL_SETTLED, "it has been answered") from None
 
 
 class _Decision(msgspec.Struct):

@@ -5,13 +5,14 @@ on both; it decides nothing itself.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from supervisor.agents.acting import Acting
+from supervisor.agents.carrier import Carrier
 from supervisor.agents.ledger import Change, Ledger
 from supervisor.agents.opening import open_ledger
 from supervisor.agents.shared import Shared
@@ -21,9 +22,8 @@ from supervisor.agents.upstream import Upstream
 from supervisor.broker.subscription import Subscription
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Cursor, Generation
-from supervisor.lifecycle.agent import AgentState
-from supervisor.lifecycle.restart import ExitKind
-from supervisor.logs import bound, get_logger
+from supervisor.lifecycle.agent import AT_REST, AgentState
+from supervisor.logs import get_logger
 from supervisor.policy.access import Principal
 from supervisor.ports.agent import Acted, ProjectStatus
 from supervisor.ports.store import AuditRow, CheckpointRow, ProjectRow, ServerRequestRow
@@ -35,15 +35,21 @@ PUNCH_EVERY_BYTES = 1024 * 1024
 
 
 class Agent:
-    """Made by the pool. Everything but `run` and `opened` needs the agent to be opened."""
+    """Made by a `Life`. Everything but `run` needs the agent to be opened."""
 
-    def __init__(self, shared: Shared, row: ProjectRow) -> None:
+    def __init__(
+        self, shared: Shared, row: ProjectRow, *, strays: frozenset[str] = frozenset()
+    ) -> None:
         self.project = row.project
+        self.failure: str | None = None
+        """Why this agent is no more; another takes its place."""
+        self.wishes = asyncio.Lock()
+        """Held from reading what is desired to its being carried out."""
+        self._strays = strays
         self._shared = shared
         self._row = row
         self._directory = shared.project_dir(row.project)
-        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tasks: asyncio.TaskGroup
+        self._carrier = Carrier()
         self._ledger: Ledger
         self._acting: Acting
         self._supervision: Supervision
@@ -51,42 +57,52 @@ class Agent:
 
     # -- its life
 
-    async def run(self) -> None:
-        """From opening the ledger to being cancelled, which leaves the app-server running."""
-        with bound(project=self.project):
-            try:
-                await self._open()
-            except Exception as e:
-                self._opened.set_exception(e)
-                self._opened.exception()  # seen, if nobody waits
-                raise
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    self._tasks = tasks
-                    self._opened.set_result(None)
-                    tasks.create_task(self._ledger.run())
-                    tasks.create_task(self._supervision.run())
-            finally:
-                self._ledger.fanout.close()
+    async def run(self, on_open: Callable[[], None]) -> None:
+        """From opening the ledger to being cancelled, which leaves the app-server running.
 
-    async def opened(self) -> None:
-        """Wait until it can be used. Raises what opening it raised."""
-        await asyncio.shield(self._opened)
+        `on_open` is called once it can be used.
+        """
+        await self._open()
+        try:
+            async with self._carrier, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._ledger.run())
+                tasks.create_task(self._supervision.run())
+                on_open()
+        finally:
+            self._ledger.fanout.close()
+
+    def fail(self, reason: str) -> None:
+        """It has failed, and runs no more."""
+        self.failure = reason
+        self._supervision.condition.poke()
+
+    async def end_processes(self) -> None:
+        """End what a failed agent left running."""
+        generation = self._supervision.generation
+        if generation is not None:
+            await self._shared.runtime.sweep(generation.marker)
+
+    async def carry(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is carried to its end whoever goes away meanwhile."""
+        return await self._carrier.carry(work)
 
     async def caught_up(self) -> None:
         """Wait until what was spooled while no supervisor looked has been read."""
         await self._supervision.caught_up.wait()
 
     async def _open(self) -> None:
-        opened = await open_ledger(self._shared, self.project)
+        opened = await open_ledger(self._shared, self.project, self._carrier)
         if opened.discontinued:
             log.warning("epoch_renewed", reason=opened.discontinued)
         ledger = self._ledger = opened.ledger
-        self._supervision = Supervision(self._shared, self._row, ledger, opened.last)
+        self._supervision = Supervision(
+            self._shared, self._row, ledger, opened.last, wishes=self.wishes, strays=self._strays
+        )
         self._acting = Acting(
             self._shared,
             ledger,
             Path(self._row.path),
+            carrier=self._carrier,
             trusted=lambda: self._supervision.row.trusted,
             upstream=self._upstream,
         )
@@ -107,7 +123,9 @@ class Agent:
 
     @property
     def state(self) -> AgentState:
-        """As observed."""
+        """As observed. A failed agent is about to be replaced by one that looks again."""
+        if self.failure is not None:
+            return AgentState.BACKING_OFF
         return self._supervision.condition.state
 
     @property
@@ -127,8 +145,6 @@ class Agent:
     def status(self) -> ProjectStatus:
         sup, ledger = self._supervision, self._ledger
         memory, inc = ledger.projection.memory, sup.incarnation
-        now, period = self._shared.clock.monotonic(), sup.policy.period_seconds
-        recent = [p for p in sup.history if now - p.at_monotonic < period]
         return ProjectStatus(
             project=self.project,
             path=sup.row.path,
@@ -147,11 +163,13 @@ class Agent:
             subscribers=len(ledger.fanout),
             store_waiting=ledger.store_waiting,
             spool_backlog_bytes=inc.backlog if inc else 0,
-            restarts=sum(p.kind is not ExitKind.ASKED for p in recent),
+            restarts=sup.aftermath.restarts,
         )
 
     def _reason(self) -> str | None:
         sup = self._supervision
+        if self.failure is not None:
+            return f"the supervisor failed on this project, and tries again ({self.failure})"
         if self._ledger.store_waiting:
             return "the store is away: this project waits in its spool"
         if sup.incarnation is not None and sup.incarnation.paused:
@@ -170,7 +188,7 @@ class Agent:
 
     async def ready(self, timeout: float) -> None:
         condition = self._supervision.condition
-        if condition.state is AgentState.READY:
+        if self.state is AgentState.READY:
             return
         try:
             async with asyncio.timeout(timeout):
@@ -184,6 +202,7 @@ class Agent:
             ) from None
 
     def _refuse_if_hopeless(self) -> None:
+        self._refuse_if_failed()
         if self.state is AgentState.QUARANTINED:
             raise SupervisorError(ErrorCode.AGENT_QUARANTINED, self._reason() or "quarantined")
         if self.row.desired != "running":
@@ -195,6 +214,10 @@ class Agent:
                 hint="Open it again, or restart it.",
                 retryable=False,
             )
+
+    def _refuse_if_failed(self) -> None:
+        if self.failure is not None:
+            raise SupervisorError(ErrorCode.AGENT_NOT_READY, self._reason() or "failed")
 
     def _upstream(self) -> Upstream:
         inc = self._supervision.incarnation
@@ -220,19 +243,22 @@ class Agent:
         idempotency_key: str | None = None,
     ) -> Acted:
         await self.ready(self._shared.settings.start_timeout_seconds)
-        return await self._carried(self._acting.act(principal, method, params, idempotency_key))
+        act = self._acting.act(principal, method, params, idempotency_key)
+        return await self.carry(act)
 
     def waiting(self) -> list[ServerRequestRow]:
         return self._ledger.projection.memory.waiting()
 
     async def answer(self, principal: Principal, approval_id: str, result: object) -> None:
-        await self._carried(self._acting.answer(principal, approval_id, result))
+        await self.caught_up()
+        await self.carry(self._acting.answer(principal, approval_id, result))
 
     async def subscribe(self, thread_id: str | None, after: Cursor | None) -> Subscription:
+        self._refuse_if_failed()
         return self._ledger.fanout.subscribe(self._ledger, thread_id, after)
 
     async def audit(self, after_seq: int, limit: int, thread_id: str | None) -> list[AuditRow]:
-        await self._carried(self._ledger.flush())
+        await self.carry(self._ledger.flush())
         return await self._shared.store.audit(
             self.project, after_seq=after_seq, limit=limit, thread_id=thread_id
         )
@@ -248,26 +274,6 @@ class Agent:
         paths = SpoolPaths(self._directory, generation.generation)
         return tail(paths.stderr, limit_bytes).decode(errors="replace")
 
-    async def _carried(self, work: Coroutine[Any, Any, T]) -> T:
-        """Carry `work` to its end even if the asker goes away in the middle: between a commit and
-        the write that follows it nobody may be cancelled."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        async def carry() -> None:
-            try:
-                result = await work
-            except asyncio.CancelledError:
-                done.cancel()
-                raise
-            except Exception as e:  # noqa: BLE001  # the asker gets it, whatever it is
-                done.set_exception(e)
-                done.exception()  # seen: the asker may be gone
-            else:
-                done.set_result(result)
-
-        self._tasks.create_task(carry())
-        return await asyncio.shield(done)
-
     # -- what the pool orders
 
     def want(self, row: ProjectRow, *, restart: bool = False) -> None:
@@ -276,16 +282,26 @@ class Agent:
 
     async def record(self, change: Change) -> None:
         """Commit and publish what the pool decided about this project."""
-        await self._carried(self._ledger.barrier(lambda n, at: change))
+        await self.caught_up()
+        await self._ledger.barrier(lambda n, at: change)
 
     async def at_rest(self) -> None:
-        """Wait until no app-server runs and none is about to."""
-        await self._supervision.at_rest()
+        """Wait until no app-server runs and none is about to, or this agent has failed."""
+        condition = self._supervision.condition
+        while self.failure is None and condition.state not in AT_REST:
+            await condition.changed()
 
     # -- disk
 
     def _on_durable(self, checkpoint: CheckpointRow) -> None:
         """Give back what is behind both the durable checkpoint and the window."""
+        try:
+            self._give_back(checkpoint)
+        except OSError as e:
+            # It is committed: what follows must not be lost for the sake of some disk blocks.
+            log.warning("spool_not_punched", error=str(e))
+
+    def _give_back(self, checkpoint: CheckpointRow) -> None:
         if not self._shared.settings.punch_spools or not checkpoint.window_generation:
             return
         generation, offset = self._punched

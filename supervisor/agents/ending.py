@@ -9,8 +9,12 @@ import msgspec
 from supervisor.agents.ledger import Change, own_event
 from supervisor.agents.log import OwnEvent
 from supervisor.agents.state import AgentMemory
-from supervisor.audit import record
+from supervisor.audit import record, reported
+from supervisor.lifecycle import approval
+from supervisor.lifecycle import turn as turn_lifecycle
+from supervisor.lifecycle.approval import ApprovalEvent, ApprovalState
 from supervisor.lifecycle.restart import ExitKind
+from supervisor.lifecycle.turn import TurnEvent, TurnState
 from supervisor.policy.access import SUPERVISOR
 from supervisor.ports.store import Batch, GenerationRow, ServerRequestRow, TurnRow
 
@@ -39,6 +43,7 @@ def ending(memory: AgentMemory, ended: Ended, n: int, at: float) -> Change:
     for item in memory.items.values():
         row = msgspec.structs.replace(item.row, state="abandoned", completed_n=n)
         change.rows.items[row.thread_id, row.turn_id, row.item_id] = row
+        change.drafts += reported.cut_off_drafts(memory.owner(row.turn_id), row)
     for thread in memory.threads.values():
         if thread.status in {"idle", "active"}:
             status = "not_loaded" if thread.has_turns else "lost"
@@ -51,7 +56,8 @@ def ending(memory: AgentMemory, ended: Ended, n: int, at: float) -> Change:
 
 def _abandon(change: Change, memory: AgentMemory, row: ServerRequestRow, at: float) -> None:
     assert change.rows is not None
-    settled = msgspec.structs.replace(row, state="abandoned", settled_at=at)
+    state = approval.next_state(ApprovalState(row.state), ApprovalEvent.AGENT_ENDED).value
+    settled = msgspec.structs.replace(row, state=state, settled_at=at)
     change.rows.server_requests[row.approval_id] = settled
     change.events.append(
         own_event(
@@ -64,15 +70,16 @@ def _abandon(change: Change, memory: AgentMemory, row: ServerRequestRow, at: flo
             row.thread_id,
         )
     )
-    change.drafts.append(record.approval_settled(memory.owner(row.turn_id), row, "abandoned"))
+    change.drafts.append(record.approval_settled(memory.owner(row.turn_id), row, state))
 
 
 def _interrupt(change: Change, memory: AgentMemory, turn: TurnRow, n: int, at: float) -> None:
     assert change.rows is not None
-    ended = msgspec.structs.replace(turn, state="interrupted", ended_n=n, ended_at=at)
+    state = turn_lifecycle.next_state(TurnState(turn.state), TurnEvent.AGENT_ENDED).value
+    ended = msgspec.structs.replace(turn, state=state, ended_n=n, ended_at=at)
     change.rows.turns[turn.thread_id, turn.turn_id] = ended
     change.events.append(turn_completed(ended))
-    draft = record.turn_ended(memory.owner(turn.turn_id), "interrupted", synthesised=True)
+    draft = record.turn_ended(memory.owner(turn.turn_id), state, synthesised=True)
     change.drafts.append(
         msgspec.structs.replace(draft, thread_id=turn.thread_id, turn_id=turn.turn_id)
     )

@@ -20,13 +20,14 @@ from supervisor.protocol.framing import utf8_chunks
 class FifoWriter:
     """Raises `agent_restarted` from anything once nobody reads, or after `close`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, torn: bool = False) -> None:
         self._fd = open_fifo(path)
         self._lock = asyncio.Lock()
         self._queued = 0
         """Lines waiting or being written; the lock alone does not show those it is handed to."""
-        self._torn = False
-        """A line was left half written: the next one is preceded by a newline."""
+        self._torn = torn
+        """A line was left half written, perhaps by a predecessor: the next one is preceded by a
+        newline, which is harmless where it was not."""
         self._writable: asyncio.Future[None] | None = None
 
     @property

@@ -6,21 +6,17 @@ holds the ledger's order, else by `run`: a response is on its way back after one
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
 
 import msgspec
 
-from supervisor.agents.effects import Answer, Asked, Effect
+from supervisor.agents.effects import Answer, Effect
 from supervisor.agents.ledger import Ledger
 from supervisor.agents.spool import READ_BYTES, SpoolPaths, SpoolReader, bound_stderr
 from supervisor.agents.upstream import Upstream
 from supervisor.agents.watch import Watcher
 from supervisor.clock import Clock
-from supervisor.errors import SupervisorError
 from supervisor.metrics import Metrics
 from supervisor.ports.runtime import Exit, Process
-from supervisor.protocol import jsonrpc
-from supervisor.protocol.encoding import error_response, response
 from supervisor.protocol.framing import LineFramer, Oversized
 
 BACKLOG_CHECK_SECONDS = 1.0
@@ -164,17 +160,3 @@ class Incarnation:
             self._watch.close()
             self._reader.close()
             self.upstream.close()
-
-
-async def answer_at_once(upstream: Upstream, asked: Asked, now: datetime) -> None:
-    """Answer a server request that nobody is to be asked (the method table's policy)."""
-    if asked.policy == "clock":
-        line = response(asked.id_raw, {"currentTimeAt": int(now.timestamp())})
-    else:
-        line = error_response(
-            asked.id_raw, jsonrpc.METHOD_NOT_FOUND, f"{asked.method} is not offered here"
-        )
-    try:
-        await upstream.write(line)
-    except SupervisorError:
-        return  # the app-server is gone, and its question with it

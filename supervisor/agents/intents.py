@@ -1,6 +1,7 @@
 """Requests that act: the row committed before one is written, and what its answer means."""
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
@@ -61,8 +62,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def params_hash(method: str, params: dict[str, object]) -> str:
     """What an idempotency key stands for: sha256 hex of the method and its params."""
-    encoded = msgspec.json.encode([method, params], order="sorted")
-    return hashlib.sha256(encoded).hexdigest()
+    return hashlib.sha256(_encode([method, params], order="sorted")).hexdigest()
 
 
 def intent_row(
@@ -101,9 +101,9 @@ def intent_row(
     )
 
 
-def _encode(params: dict[str, object]) -> bytes:
+def _encode(value: object, order: Literal["sorted"] | None = None) -> bytes:
     try:
-        return msgspec.json.encode(params)
+        return msgspec.json.encode(value, order=order)
     except (UnicodeEncodeError, msgspec.MsgspecError, TypeError) as e:
         raise SupervisorError(ErrorCode.BAD_REQUEST, f"params cannot be sent: {e}") from None
 

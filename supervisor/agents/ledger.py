@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from supervisor.agents.carrier import Carrier, to_the_end
 from supervisor.agents.effects import Effect
 from supervisor.agents.log import EventLog, LogReader, OwnEvent
 from supervisor.agents.projection import Projection
@@ -22,7 +23,7 @@ from supervisor.clock import Clock
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Cursor, Epoch, Generation, ProjectId
 from supervisor.metrics import STORE_TABLES, Metrics
-from supervisor.ports.store import Batch, CheckpointRow, EventRow, Store
+from supervisor.ports.store import Batch, CheckpointRow, CommitInDoubtError, EventRow, Store
 from supervisor.protocol.framing import Oversized
 from supervisor.protocol.jsonrpc import Kind
 
@@ -40,6 +41,9 @@ class Change(msgspec.Struct):
     events: list[OwnEvent] = msgspec.field(default_factory=list)
     rows: Batch | None = None
     drafts: list[Draft] = msgspec.field(default_factory=list)
+    begins: Generation | None = None
+    """A generation that begins with it: the lines that follow are in that one's spool. The one
+    before has been read to its end, and its end committed."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -69,6 +73,7 @@ class Ledger:
         log: EventLog,
         projection: Projection,
         fanout: Fanout,
+        carrier: Carrier,
         commit_interval: float,
         pending_rows_limit: int,
     ) -> None:
@@ -82,7 +87,9 @@ class Ledger:
         self._store = store
         self._clock = clock
         self._metrics = metrics
+        self._line_counters = [(kind, metrics.line[kind.value]) for kind in Kind]
         self._place = place
+        self._carrier = carrier
         self._commit_interval = commit_interval
         self._pending_rows_limit = pending_rows_limit
         self._commit_lock = asyncio.Lock()
@@ -133,22 +140,24 @@ class Ledger:
         """Number, fold and publish lines. The caller holds `order`, or knows that nobody does."""
         effects: list[Effect] = []
         log, projection, fanout = self.log, self.projection, self.fanout
-        metrics = self._metrics.line
+        kinds: list[Kind] = []
         projection.at = self._clock.now().timestamp()
         now = self._clock.monotonic()
         for line in lines:
             parsed = parse_line(line)
             size = line.size if isinstance(line, Oversized) else len(line)
             n = log.note_line(size + 1, now)
+            kinds.append(parsed.kind)
             if parsed.kind is Kind.MALFORMED:
-                metrics["malformed"].inc()
                 self._metrics.line_refused[parsed.problem or "too_large"].inc()
             elif isinstance(line, bytes):
-                metrics[parsed.kind.value].inc()
                 effect = projection.line(n, line, parsed)
                 if effect is not None:
                     effects.append(effect)
             fanout.publish(entry_of(n, line, parsed))
+        for kind, counter in self._line_counters:
+            if found := kinds.count(kind):
+                counter.inc(found)
         self._metrics.events_published.inc(len(lines))
         if self._pending_rows() or log.offset - self._accounted > CHECKPOINT_EVERY_BYTES:
             self._dirty.set()
@@ -160,13 +169,19 @@ class Ledger:
         """Commit all lines so far with what `build(n, at)` brings; then publish it.
 
         `n` is the number the first own event takes. Returns it. Raises the store's error, and then
-        nothing has changed; a `patient` barrier waits for the store instead.
+        nothing has changed; a `patient` barrier waits for the store instead. Cancelled, it is
+        carried out all the same: a number that may be in the store is given to nothing else.
         """
+        return await self._carrier.carry(self._barrier(build, patient=patient))
+
+    async def _barrier(self, build: Callable[[int, float], Change], *, patient: bool) -> int:
         async with self.order:
             while True:
                 try:
-                    return await self._commit_change(build)
+                    return await to_the_end(self._commit_change(build))
                 except SupervisorError as e:
+                    # In doubt it has to be written again, however long that takes: lines wait.
+                    patient = patient or isinstance(e, CommitInDoubtError)
                     if not patient or not e.retryable:
                         raise
                     self._store_failed()
@@ -182,6 +197,9 @@ class Ledger:
             batch = self._with_change(taken, change, chain)
             await self._write(batch, taken)
             self.projection.chain = chain
+        if change.begins is not None:
+            self.log.next_generation(change.begins, self._clock.monotonic())
+            self.projection.generation = change.begins
         if change.rows is not None:
             self.projection.memory.absorb(change.rows)
         now = self._clock.monotonic()
@@ -196,45 +214,47 @@ class Ledger:
 
     def _with_change(self, taken: Batch, change: Change, chain: Chain) -> Batch:
         log, at = self.log, self.projection.at
+        generation, offset = log.generation, log.offset
+        if change.begins is not None:
+            generation, offset = change.begins, 0
         batch = merge(taken, change.rows or Batch(project=self.project))
         for i, event in enumerate(change.events):
             batch.events.append(
                 EventRow(
                     project=self.project,
                     n=log.next_n + i,
-                    generation=log.generation,
-                    offset=log.offset,
+                    generation=generation,
+                    offset=offset,
                     thread_id=event.thread_id,
                     message=event.message,
                     at=at,
                 )
             )
         for draft in change.drafts:
-            placed = msgspec.structs.replace(draft, n=log.next_n, generation=log.generation)
+            placed = msgspec.structs.replace(draft, n=log.next_n, generation=generation)
             batch.audit.append(chain.append(placed, at))
-        batch.checkpoint = self._checkpoint(log.next_n + len(change.events), chain)
+        next_n = log.next_n + len(change.events)
+        batch.checkpoint = self._checkpoint(next_n, generation, offset, chain)
         return batch
-
-    def begin_generation(self, generation: Generation) -> None:
-        """Lines come from that generation's spool from now on. The caller holds no lock: the
-        previous generation has been read to its end and its end committed."""
-        self.log.next_generation(generation, self._clock.monotonic())
-        self.projection.generation = generation
-        self._accounted = 0
 
     # -- the store
 
-    def _checkpoint(self, next_n: int, chain: Chain) -> CheckpointRow:
-        log = self.log
+    def _checkpoint(
+        self, next_n: int, generation: Generation, offset: int, chain: Chain
+    ) -> CheckpointRow:
+        start = self.log.start
+        if start.n == self.log.next_n:
+            # Nothing to replay: the window starts where the next event goes.
+            start = msgspec.structs.replace(start, generation=generation, offset=offset)
         return CheckpointRow(
             project=self.project,
             epoch=self.epoch,
             next_n=next_n,
-            generation=log.generation,
-            offset=log.offset,
-            window_n=log.start.n,
-            window_generation=log.start.generation,
-            window_offset=log.start.offset,
+            generation=generation,
+            offset=offset,
+            window_n=start.n,
+            window_generation=start.generation,
+            window_offset=start.offset,
             audit_seq=chain.seq,
             audit_hash=chain.head,
             host=self._place.host,
@@ -276,7 +296,10 @@ class Ledger:
                 self._keep_partial_texts()
             taken = self._take()
             batch = merge(taken, Batch(project=self.project))
-            batch.checkpoint = self._checkpoint(self.log.next_n, self.projection.chain)
+            log = self.log
+            batch.checkpoint = self._checkpoint(
+                log.next_n, log.generation, log.offset, self.projection.chain
+            )
             if trimmed:
                 batch.drop_events_below = self.log.first_n
             await self._write(batch, taken)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from supervisor.agents.carrier import Carrier
 from supervisor.agents.ledger import Ledger, Place
 from supervisor.agents.log import EventLog, Mark, OwnEvent, Window
 from supervisor.agents.projection import Projection
@@ -34,7 +35,7 @@ class Opened(msgspec.Struct, frozen=True):
     """Why the epoch is new, where it is and was not before."""
 
 
-async def open_ledger(shared: Shared, project: ProjectId) -> Opened:
+async def open_ledger(shared: Shared, project: ProjectId, carrier: Carrier) -> Opened:
     """Read the project's state, prove continuity, rebuild the replay window."""
     state = await shared.store.project_state(project)
     directory = shared.project_dir(project)
@@ -44,6 +45,8 @@ async def open_ledger(shared: Shared, project: ProjectId) -> Opened:
     await _load_owners(shared, memory)
     at_rest = shared.clean_shutdown and (last is None or last.state == "ended")
     why = discontinuity(state.checkpoint, shared.place, directory, at_rest)
+    if why is None and _spooled_after(directory, last):
+        why = "there are spools of generations the store does not know"
     log = None
     if why is None and state.checkpoint is not None:
         log = await rebuild(shared, state, memory, directory)
@@ -51,7 +54,7 @@ async def open_ledger(shared: Shared, project: ProjectId) -> Opened:
             why = "the spools do not hold what the checkpoint counts"
     if log is None:
         log = _log(shared, directory, _head(state.checkpoint, directory, shared))
-    ledger = _ledger(shared, project, state, memory, log, renew=why is not None)
+    ledger = _ledger(shared, project, state, memory, log, carrier=carrier, renew=why is not None)
     if why is not None:
         await ledger.flush()
     return Opened(ledger, last, why if state.checkpoint is not None else None)
@@ -75,7 +78,7 @@ def discontinuity(
     try:
         reader = SpoolReader(SpoolPaths(directory, checkpoint.generation).stdout)
     except FileNotFoundError:
-        return "the spool is missing"
+        return "the spool is missing" if checkpoint.offset else None
     try:
         if reader.size() < checkpoint.offset:
             return "the spool is shorter than the checkpoint"
@@ -84,6 +87,14 @@ def discontinuity(
     finally:
         reader.close()
     return None
+
+
+def _spooled_after(directory: Path, last: GenerationRow | None) -> bool:
+    """Whether a generation said something that the store knows nothing of: it was restored."""
+    known = 0 if last is None else last.generation
+    later = (p for p in directory.iterdir() if p.name.isdigit() and int(p.name) > known)
+    spools = (SpoolPaths(directory, Generation(int(p.name))).stdout for p in later)
+    return any(spool.stat().st_size > 0 for spool in spools if spool.exists())
 
 
 def _head(checkpoint: CheckpointRow | None, directory: Path, shared: Shared) -> Mark:
@@ -119,6 +130,7 @@ def _ledger(
     memory: AgentMemory,
     log: EventLog,
     *,
+    carrier: Carrier,
     renew: bool,
 ) -> Ledger:
     settings, checkpoint = shared.settings, state.checkpoint
@@ -145,14 +157,18 @@ def _ledger(
         fanout=Fanout(
             QueueLimits(settings.subscriber_queue_events, settings.subscriber_queue_bytes)
         ),
+        carrier=carrier,
         commit_interval=settings.commit_interval_seconds,
         pending_rows_limit=settings.pending_rows_limit,
     )
 
 
 async def _load_owners(shared: Shared, memory: AgentMemory) -> None:
-    for turn in memory.turns.values():
-        intent = await shared.store.turn_owner(memory.project, turn.turn_id)
+    # Background commands outlive their turns.
+    turn_ids = {turn.turn_id for turn in memory.turns.values()}
+    turn_ids |= {item.row.turn_id for item in memory.items.values()}
+    for turn_id in turn_ids:
+        intent = await shared.store.turn_owner(memory.project, turn_id)
         if intent is not None:
             owner = Principal(
                 account=intent.account,
@@ -160,7 +176,7 @@ async def _load_owners(shared: Shared, memory: AgentMemory) -> None:
                 source=intent.source,
                 client=intent.client,
             )
-            memory.remember_owner(turn.turn_id, owner)
+            memory.remember_owner(turn_id, owner)
 
 
 async def rebuild(
@@ -180,7 +196,7 @@ async def rebuild(
         shared.clock.monotonic(),
     )
     log = _log(shared, directory, start)
-    own = {e.n: e for e in state.events}
+    own = {e.n: e for e in state.events if e.n >= start.n}
     ends = {g.generation: g.final_size for g in state.generations}
     while True:
         at_head = log.generation == checkpoint.generation
@@ -193,7 +209,7 @@ async def rebuild(
         if not later:
             return None
         log.next_generation(min(later), shared.clock.monotonic())
-    if log.next_n != checkpoint.next_n or log.offset != checkpoint.offset:
+    if own or log.next_n != checkpoint.next_n or log.offset != checkpoint.offset:
         return None
     return log
 
@@ -205,8 +221,10 @@ async def _recount(
     now = shared.clock.monotonic()
 
     def own_events() -> None:
-        while (event := own.get(log.next_n)) and event.generation == log.generation:
+        here = (log.generation, log.offset)
+        while (event := own.get(log.next_n)) and (event.generation, event.offset) == here:
             log.note_own(OwnEvent(event.thread_id, event.message), now)
+            del own[event.n]
 
     own_events()
     if log.offset >= end:

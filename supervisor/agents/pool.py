@@ -1,11 +1,13 @@
 """All agents of this supervisor, by project. Implements `ports.agent.Agents`."""
 
 import asyncio
+from collections import defaultdict
 
 import msgspec
 
 from supervisor.agents.agent import Agent
 from supervisor.agents.ledger import Change, own_event
+from supervisor.agents.life import Life
 from supervisor.agents.places import check_place
 from supervisor.agents.shared import Shared
 from supervisor.audit import record
@@ -18,10 +20,10 @@ from supervisor.policy.places import project_id
 from supervisor.ports.store import ProjectRow
 
 log = get_logger()
-TOLD_WITHIN = 5.0
-"""Seconds for the ends of app-servers to be committed, once they must have ended."""
 CATCH_UP_SECONDS = 30.0
 """A supervisor serves after that, though some project still reads what it missed."""
+TOLD_WITHIN = 5.0
+"""Seconds for the store to take in the ends of what was stopped."""
 
 
 class Pool:
@@ -29,8 +31,8 @@ class Pool:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._agents: dict[ProjectId, Agent] = {}
-        self._lives: dict[ProjectId, asyncio.Task[None]] = {}
+        self._lives: dict[ProjectId, Life] = {}
+        self._running: list[asyncio.Task[None]] = []
         self._opening = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
 
@@ -39,7 +41,7 @@ class Pool:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for life in self._lives.values():
+        for life in self._running:
             life.cancel()
         await self._tasks.__aexit__(None, None, None)
 
@@ -51,34 +53,36 @@ class Pool:
         valid and their approvals listed; a project that takes longer is waited for no longer.
         """
         rows = await self._shared.store.projects()
-        agents = [self._live(row) for row in rows]
-        await asyncio.gather(*(self._taken_over(agent) for agent in agents))
+        strays = await self._strays({row.project for row in rows})
+        lives = [self._begin(row, strays[row.project]) for row in rows]
+        await asyncio.gather(*(self._taken_over(life) for life in lives))
 
-    async def _taken_over(self, agent: Agent) -> None:
+    async def _strays(self, known: set[ProjectId]) -> dict[str, frozenset[str]]:
+        """The markers that processes of this state directory carry, by project; what belongs to no
+        project of the store (it was restored, say) is ended at once."""
+        state_id, runtime = self._shared.state_id, self._shared.runtime
+        found: dict[str, set[str]] = defaultdict(set)
+        for marker in await runtime.markers(f"{state_id}:"):
+            found[marker.removeprefix(f"{state_id}:").rpartition(":")[0]].add(marker)
+        for project in found.keys() - known:
+            for marker in found.pop(project):
+                log.warning("stray_ended", processes=await runtime.sweep(marker), stray=marker)
+        return defaultdict(frozenset, {name: frozenset(of) for name, of in found.items()})
+
+    async def _taken_over(self, life: Life) -> None:
         try:
-            await agent.opened()
+            agent = await life.opened()
             async with asyncio.timeout(CATCH_UP_SECONDS):
                 await agent.caught_up()
         except TimeoutError:
-            log.warning("project_not_caught_up", project=agent.project)
-        except Exception as e:  # noqa: BLE001  # one project's failure is no other's
-            log.error("project_not_opened", project=agent.project, error=str(e))
-            self._agents.pop(agent.project, None)
+            log.warning("project_not_caught_up")
+        except Exception:  # noqa: BLE001  # its life has logged it, and goes on trying
+            return
 
-    def _live(self, row: ProjectRow) -> Agent:
-        agent = self._agents[row.project] = Agent(self._shared, row)
-        self._lives[row.project] = self._tasks.create_task(self._contained(agent))
-        return agent
-
-    async def _contained(self, agent: Agent) -> None:
-        """One project's failure is no other's."""
-        try:
-            await agent.run()
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("agent_failed", project=agent.project)
-            self._agents.pop(agent.project, None)
+    def _begin(self, row: ProjectRow, strays: frozenset[str] = frozenset()) -> Life:
+        life = self._lives[row.project] = Life(self._shared, row, strays)
+        self._running.append(self._tasks.create_task(life.run()))
+        return life
 
     # -- ports.agent.Agents
 
@@ -87,20 +91,20 @@ class Pool:
         place = check_place(path, settings.project_roots, settings.state_dir)
         name = project_id(place)
         async with self._opening:
-            agent = self._agents.get(name)
-            if agent is None:
-                agent = await self._made(principal, name, str(place))
-            elif agent.row.account != principal.account:
-                raise SupervisorError(ErrorCode.FORBIDDEN, "another account has this project")
-        if agent.row.desired != "running":
-            await self._want(agent, "running")
+            life = self._lives.get(name)
+            made = life is None
+            if life is None:
+                life = await self._made(principal, name, str(place))
+        if life.account != principal.account:
+            raise SupervisorError(ErrorCode.FORBIDDEN, "another account has this project")
+        agent = await life.opened()
+        if made or agent.row.desired != "running":
+            draft = record.project_opened(principal, str(place))
+            await self._order(agent, draft, "projectOpened", desired="running")
         return agent
 
-    async def _made(self, principal: Principal, name: ProjectId, path: str) -> Agent:
-        known = await self._shared.store.project(name)
-        if known is not None and known.account != principal.account:
-            raise SupervisorError(ErrorCode.FORBIDDEN, "another account has this project")
-        row = known or ProjectRow(
+    async def _made(self, principal: Principal, name: ProjectId, path: str) -> Life:
+        row = ProjectRow(
             project=name,
             path=path,
             account=principal.account,
@@ -108,55 +112,52 @@ class Pool:
             desired="running",
             created_at=self._shared.clock.now().timestamp(),
         )
-        row = msgspec.structs.replace(row, desired="running")
         await self._shared.store.put_project(row)
-        agent = self._live(row)
-        try:
-            await agent.opened()
-        except Exception:
-            self._agents.pop(name, None)
-            raise
-        await self._tell(agent, record.project_opened(principal, path), "projectOpened")
-        return agent
+        return self._begin(row)
 
     def get(self, project: str) -> Agent:
-        agent = self._agents.get(ProjectId(project))
-        if agent is None:
+        life = self._lives.get(ProjectId(project))
+        if life is None or life.agent is None:
             raise SupervisorError(ErrorCode.PROJECT_UNKNOWN, "there is no such project")
-        return agent
+        return life.agent
 
     def all(self) -> list[Agent]:
-        return [self._agents[name] for name in sorted(self._agents)]
+        lives = (self._lives[name] for name in sorted(self._lives))
+        return [life.agent for life in lives if life.agent is not None]
 
     async def stop(self, principal: Principal, project: str) -> None:
         agent = self.get(project)
-        await self._tell(agent, record.project_stopped(principal), "projectStopped")
-        await self._want(agent, "stopped")
+        draft = record.project_stopped(principal)
+        await self._order(agent, draft, "projectStopped", desired="stopped")
         await agent.at_rest()
 
     async def restart(self, principal: Principal, project: str) -> None:
         agent = self.get(project)
-        await self._tell(agent, record.project_restarted(principal), "projectRestarted")
-        await self._want(agent, "running", restart=True)
+        draft = record.project_restarted(principal)
+        await self._order(agent, draft, "projectRestarted", desired="running", quarantine=None)
 
     async def trust(self, principal: Principal, project: str, trusted: bool) -> None:
         agent = self.get(project)
         draft = record.project_trusted(principal, agent.row.path, trusted=trusted)
-        await self._tell(agent, draft, "projectTrusted" if trusted else "projectUntrusted")
-        row = msgspec.structs.replace(agent.row, trusted=trusted)
-        await self._shared.store.put_project(row)
-        agent.want(row, restart=True)
+        event = "projectTrusted" if trusted else "projectUntrusted"
+        await self._order(agent, draft, event, trusted=trusted, quarantine=None)
 
-    async def _want(self, agent: Agent, desired: str, *, restart: bool = False) -> None:
-        row = msgspec.structs.replace(agent.row, desired=desired)
-        if row != agent.row:
-            await self._shared.store.put_project(row)
-        agent.want(row, restart=restart)
+    async def _order(self, agent: Agent, draft: Draft, event: str, **changes: object) -> None:
+        """Tell, store and carry out what somebody wants of a project, one wish after the other.
 
-    async def _tell(self, agent: Agent, draft: Draft, event: str) -> None:
+        What changes more than whether it runs takes a restart.
+        """
         params: dict[str, object] = {"account": draft.account, "principal": draft.principal}
         change = Change(events=[own_event(f"supervisor/{event}", params)], drafts=[draft])
-        await agent.record(change)
+
+        async def obeyed() -> None:
+            async with agent.wishes:
+                await agent.record(change)
+                row = msgspec.structs.replace(agent.row, **changes)
+                await self._shared.store.put_project(row)
+                agent.want(row, restart="quarantine" in changes)
+
+        await agent.carry(obeyed())
 
     async def stop_all(self) -> bool:
         """End every app-server, in order, without changing what is desired; whether all is told.
@@ -173,4 +174,6 @@ class Pool:
                 await asyncio.gather(*(agent.at_rest() for agent in agents))
         except TimeoutError:
             return False
-        return True
+        failed = [agent for agent in agents if agent.failure is not None]
+        await asyncio.gather(*(agent.end_processes() for agent in failed))
+        return not failed

@@ -5,7 +5,6 @@ Deterministic, because lines past the checkpoint are folded again after a crash.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
@@ -13,11 +12,15 @@ from supervisor.agents import claims
 from supervisor.agents.effects import Answer, Asked, Effect, Excess, TurnEnded, Unknown
 from supervisor.agents.intents import asker, outcome_of
 from supervisor.agents.state import AgentMemory
-from supervisor.audit import record
+from supervisor.audit import record, reported
 from supervisor.audit.chain import Chain
 from supervisor.audit.record import Draft
 from supervisor.errors import SupervisorError
 from supervisor.ids import Generation, ProjectId
+from supervisor.lifecycle import approval
+from supervisor.lifecycle import turn as turn_lifecycle
+from supervisor.lifecycle.approval import ApprovalEvent, ApprovalState
+from supervisor.lifecycle.turn import TurnEvent, TurnState
 from supervisor.policy.access import Principal
 from supervisor.ports.store import (
     Batch,
@@ -30,7 +33,7 @@ from supervisor.ports.store import (
 from supervisor.protocol import items, jsonrpc, methods
 from supervisor.protocol.jsonrpc import Kind, Parsed
 
-_TURN_STATES = {"completed": "completed", "interrupted": "interrupted", "failed": "failed"}
+_TURN_ENDS = {"completed": TurnEvent.COMPLETED, "interrupted": TurnEvent.INTERRUPTED}
 _THREAD_STATES = {"active": "active", "idle": "idle", "notLoaded": "not_loaded"}
 
 
@@ -172,7 +175,7 @@ class Projection:
                 project=self.project,
                 thread_id=thread_id,
                 turn_id=turn_id,
-                state="in_progress",
+                state=TurnState.IN_PROGRESS.value,
                 generation=self.generation,
                 request_id=request_id,
                 error=None,
@@ -190,7 +193,9 @@ class Projection:
             return None
         ended = msgspec.structs.replace(
             row,
-            state=_TURN_STATES.get(turn.status, "failed"),
+            state=turn_lifecycle.next_state(
+                TurnState(row.state), _TURN_ENDS.get(turn.status, TurnEvent.FAILED)
+            ).value,
             error=bytes(turn.error) if turn.error not in (None, b"null") else None,
             ended_n=n,
             ended_at=self.at,
@@ -209,6 +214,8 @@ class Projection:
                 continue
             row = msgspec.structs.replace(item.row, state="abandoned", completed_n=n)
             self._put_item(row)
+            for draft in reported.cut_off_drafts(self._who(row.turn_id), row):
+                self.audit(n, draft)
 
     # -- items
 
@@ -223,7 +230,7 @@ class Projection:
         if item is None:
             return None
         row = self._item_row(n, item, parsed, "open", None)
-        self._audit_item(n, item, parsed, "intent")
+        self._audit_item(n, item, parsed, record.Phase.INTENT)
         if not self.memory.has_room_for_item(row):
             return Excess("item")
         self._put_item(row)
@@ -236,12 +243,10 @@ class Projection:
         known = self.memory.items.get((parsed.thread_id or "", item.id))
         started_n = known.row.started_n if known else n
         self._put_item(self._item_row(started_n, item, parsed, "completed", n))
-        self._audit_item(n, item, parsed, "outcome")
+        self._audit_item(n, item, parsed, record.Phase.OUTCOME)
 
-    def _audit_item(
-        self, n: int, item: items.Item, parsed: Parsed, phase: Literal["intent", "outcome"]
-    ) -> None:
-        for draft in record.item_drafts(self._who(parsed.turn_id), item, phase):
+    def _audit_item(self, n: int, item: items.Item, parsed: Parsed, phase: record.Phase) -> None:
+        for draft in reported.item_drafts(self._who(parsed.turn_id), item, phase):
             self.audit(n, draft, parsed)
 
     def _item_row(
@@ -306,7 +311,7 @@ class Projection:
             turn_id=parsed.turn_id,
             item_id=parsed.item_id,
             params=bytes(jsonrpc.params_of(line)),
-            state="waiting",
+            state=ApprovalState.WAITING.value,
             asked_n=n,
             asked_at=self.at,
         )
@@ -330,10 +335,9 @@ class Projection:
         row = self.memory.requests.get(approval_id(self.generation, bytes(params.requestId)))
         if row is None:
             return
-        state = "resolved" if row.state == "answered" else "abandoned"
+        state = approval.next_state(ApprovalState(row.state), ApprovalEvent.RESOLVED).value
         self.put_request(msgspec.structs.replace(row, state=state, settled_at=self.at))
-        if state == "abandoned":
-            self.audit(n, record.approval_settled(self._who(row.turn_id), row, state))
+        self.audit(n, record.approval_settled(self._who(row.turn_id), row, state))
 
     # -- audit
 

@@ -93,7 +93,7 @@ class Recovery:
             return
         try:
             params = resume_params(row, self._directory, trusted=self._trusted)
-            await self._upstream.ask("thread/resume", params, timeout=self._timeout)
+            await self._upstream.ask("thread/resume", params, timeout=self._timeout, own=True)
         except SupervisorError as e:
             if e.code is ErrorCode.AGENT_RESTARTED:
                 raise
@@ -144,10 +144,29 @@ class Recovery:
             elif isinstance(decision, Fail):
                 await self._fail(intent, decision.code)
 
+    async def after_timeout(self, intent: IntentRow) -> None:
+        """Settle a request whose answer did not come in time, by what its thread holds, as soon as
+        the app-server answers anything. If it ends first, its successor's recovery settles it."""
+        turn_id = None
+        while intent.request_id in self._memory.intents:
+            try:
+                turn_id = await self._search(intent)
+                break
+            except SupervisorError as e:
+                if not e.retryable or self._upstream.closed:
+                    return
+                await self._shared.clock.sleep(SEARCH_PAUSE_SECONDS)
+        if intent.request_id not in self._memory.intents:
+            return
+        if turn_id is None:
+            await self._fail(intent, ErrorCode.CODEX_TIMEOUT)
+        else:
+            await self._settle_found(intent, turn_id)
+
     async def _search(self, intent: IntentRow) -> str | None:
         """The turn that carries the intent's message id. Behind a ping: all that was answered
         before is in the spool by then."""
-        await self._upstream.ask(PING, {}, timeout=self._timeout)
+        await self._upstream.ask(PING, {}, timeout=self._timeout, own=True)
         if intent.request_id not in self._memory.intents or intent.thread_id is None:
             return None
         try:
@@ -155,6 +174,7 @@ class Recovery:
                 "thread/read",
                 {"threadId": intent.thread_id, "includeTurns": True},
                 timeout=self._timeout,
+                own=True,
             )
         except SupervisorError as e:
             if e.code is ErrorCode.CODEX_REFUSED:
@@ -166,7 +186,11 @@ class Recovery:
         params = msgspec.json.decode(intent.params)
         try:
             await self._upstream.ask(
-                intent.method, params, timeout=self._timeout, request_id=intent.request_id
+                intent.method,
+                params,
+                timeout=self._timeout,
+                request_id=intent.request_id,
+                own=True,
             )
         except SupervisorError as e:
             if e.code is not ErrorCode.CODEX_REFUSED:
@@ -199,7 +223,12 @@ class Recovery:
         await self._ledger.barrier(change, patient=True)
 
     async def _fail(self, intent: IntentRow, code: ErrorCode) -> None:
-        error = SupervisorError(code, "the request was lost with the app-server it was meant for")
+        said = (
+            "the app-server has not answered it"
+            if code is ErrorCode.CODEX_TIMEOUT
+            else ("the request was lost with the app-server it was meant for")
+        )
+        error = SupervisorError(code, said)
         await fail_intent(self._ledger, intent, error)
 
 

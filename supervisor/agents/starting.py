@@ -97,13 +97,25 @@ def launch_to_adopt(shared: Shared, project: ProjectId, row: GenerationRow) -> L
     )
 
 
+def identity_to_adopt(shared: Shared, row: GenerationRow) -> Identity | None:
+    """Whom to look for; None if nobody was recorded, or if what it says goes nowhere any more:
+    then an empty spool stands for the lost one, for the end to be told."""
+    paths = SpoolPaths(shared.project_dir(row.project), row.generation)
+    if not paths.stdout.exists():
+        paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        paths.stdout.touch(mode=0o600)
+        return None
+    if row.state != "running" or not (row.pid and row.pid_start_ticks and row.boot_id):
+        return None
+    return Identity(pid=row.pid, start_ticks=row.pid_start_ticks, boot_id=row.boot_id)
+
+
 async def begin(
     shared: Shared, ledger: Ledger, generation: Generation, *, trusted: bool
 ) -> GenerationRow:
     """Make the files, then commit that a start is about to happen: a successor that finds the
     record and no process looks for the marker and ends what it finds."""
     SpoolPaths(shared.project_dir(ledger.project), generation).make()
-    ledger.begin_generation(generation)
     row = GenerationRow(
         project=ledger.project,
         generation=generation,
@@ -112,6 +124,7 @@ async def begin(
         marker=f"{shared.state_id}:{ledger.project}:{generation}",
         first_n=ledger.next_n + 1,
         started_at=shared.clock.now().timestamp(),
+        trusted=trusted,
     )
 
     def change(n: int, at: float) -> Change:
@@ -119,6 +132,7 @@ async def begin(
             events=[own_event(AGENT_STARTED, {"generation": generation})],
             rows=Batch(project=ledger.project, generations={generation: row}),
             drafts=[record.agent_starting(SUPERVISOR, row, trusted=trusted)],
+            begins=generation,
         )
 
     await ledger.barrier(change, patient=True)
@@ -172,17 +186,18 @@ async def shake_hands(shared: Shared, upstream: Upstream, *, adopted: bool) -> s
             "capabilities": {"experimentalApi": True},
         },
         timeout=timeout,
+        own=True,
     )
     await upstream.write(notification("initialized"))
     said = _version(result)
     _check_version(shared, said)
-    await upstream.ask(PING, {}, timeout=timeout)
+    await upstream.ask(PING, {}, timeout=timeout, own=True)
     return said
 
 
 async def _is_initialized(upstream: Upstream, timeout: float) -> bool:
     try:
-        await upstream.ask(PING, {}, timeout=timeout)
+        await upstream.ask(PING, {}, timeout=timeout, own=True)
     except SupervisorError as e:
         if e.code is ErrorCode.CODEX_REFUSED and e.message == _NOT_INITIALIZED:
             return False

@@ -7,15 +7,18 @@ follows from processes and answers alone.
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from supervisor.agents import starting
+from supervisor.agents.aftermath import Aftermath
 from supervisor.agents.condition import Condition
-from supervisor.agents.effects import Asked, Effect, Excess, TurnEnded, Unknown
 from supervisor.agents.ending import Ended, ending
 from supervisor.agents.exits import explain
 from supervisor.agents.fifo import FifoWriter
-from supervisor.agents.incarnation import Bounds, Incarnation, answer_at_once
+from supervisor.agents.incarnation import Bounds, Incarnation
 from supervisor.agents.late import LateBytes
 from supervisor.agents.ledger import Change, Ledger, own_event
+from supervisor.agents.reactions import Reactions
 from supervisor.agents.recovery import Recovery
 from supervisor.agents.shared import Shared
 from supervisor.agents.spool import SpoolPaths, tail
@@ -24,51 +27,45 @@ from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation
 from supervisor.lifecycle.agent import AgentEvent, AgentState
-from supervisor.lifecycle.restart import (
-    ExitKind,
-    PastExit,
-    Quarantine,
-    RestartPolicy,
-    decide,
-    remember,
-)
+from supervisor.lifecycle.restart import ExitKind
 from supervisor.logs import get_logger
 from supervisor.policy.access import SUPERVISOR
-from supervisor.ports.runtime import Exit, Identity, Process
+from supervisor.ports.runtime import Exit, Process
 from supervisor.ports.store import GenerationRow, ProjectRow, ThreadRow
 
 log = get_logger()
 STDERR_TAIL_BYTES = 4096
-QUESTIONS_LIMIT = 1024
-"""Server requests the supervisor has yet to answer itself; past it they go unanswered."""
 
 
 class Supervision:
     """Owned by one agent; `run` is its one task."""
 
     def __init__(
-        self, shared: Shared, row: ProjectRow, ledger: Ledger, last: GenerationRow | None
+        self,
+        shared: Shared,
+        row: ProjectRow,
+        ledger: Ledger,
+        last: GenerationRow | None,
+        *,
+        wishes: asyncio.Lock,
+        strays: frozenset[str],
     ) -> None:
         self.row = row
         self.condition = Condition(shared.metrics)
         self.generation = last
         self.incarnation: Incarnation | None = None
         self.codex_version: str | None = None
-        self.history: tuple[PastExit, ...] = ()
         self.late = LateBytes(shared.metrics.late_bytes)
         self.caught_up = asyncio.Event()
         """What was spooled while no supervisor looked has been read: what is shown is not stale."""
         self._shared = shared
+        self._wishes = wishes
+        self._strays = strays
         self._ledger = ledger
         self._directory = Path(row.path)
         self._in_use: list[ThreadRow] = []
-        self._stop_wanted = asyncio.Event()
         self._failure: SupervisorError | None = None
-        self._effects: asyncio.Queue[Asked] = asyncio.Queue(maxsize=QUESTIONS_LIMIT)
-        restart = shared.settings.restart
-        self.policy = RestartPolicy(
-            restart.base_seconds, restart.cap_seconds, restart.intensity, restart.period_seconds
-        )
+        self.aftermath = Aftermath(shared, ledger, self.condition)
 
     # -- orders
 
@@ -77,18 +74,13 @@ class Supervision:
         self.row = row
         condition = self.condition
         if restart:
-            self.history = ()
+            self.aftermath.forget()
         if restart or row.desired == "stopped":
             if condition.state is AgentState.QUARANTINED:
                 condition.move(AgentEvent.RELEASE)
             elif condition.state is not AgentState.STOPPED:
-                self._stop_wanted.set()
+                self.aftermath.stop_wanted.set()
         condition.poke()
-
-    async def at_rest(self) -> None:
-        """Wait until no app-server runs and none is about to."""
-        while self.condition.state not in {AgentState.STOPPED, AgentState.QUARANTINED}:
-            await self.condition.changed()
 
     # -- the lifecycle
 
@@ -114,17 +106,23 @@ class Supervision:
     async def _take_over(self) -> Process | None:
         """What a predecessor left: its process to go on with, or its end to be told."""
         last = self.generation
-        if last is None or last.state == "ended":
+        unended = last is not None and last.state != "ended"
+        for stray in self._strays - ({last.marker} if last and unended else set()):
+            log.warning("stray_ended", processes=await self._shared.runtime.sweep(stray))
+        if last is None or not unended:
             return None
         process = None
-        if last.state == "running" and last.pid and last.pid_start_ticks and last.boot_id:
-            identity = Identity(
-                pid=last.pid, start_ticks=last.pid_start_ticks, boot_id=last.boot_id
-            )
+        identity = starting.identity_to_adopt(self._shared, last)
+        if identity is not None:
             launch = starting.launch_to_adopt(self._shared, self._ledger.project, last)
             process = await self._shared.runtime.adopt(launch, identity)
         if process is not None:
             self.condition.move(AgentEvent.ADOPTED)
+            # Its predecessor may have paused it.
+            await process.unpause()
+            if self.row.desired != "running" or self.row.trusted != last.trusted:
+                # Wanted, committed, and killed before it could be carried out.
+                self.aftermath.stop_wanted.set()
             return process
         self.condition.move(AgentEvent.VANISHED)
         await self._bury_gone()
@@ -134,10 +132,13 @@ class Supervision:
         condition = self.condition
         while condition.state is not AgentState.STARTING:
             if condition.state is AgentState.STOPPED:
-                self._stop_wanted.clear()
-                if self.row.desired == "running":
+                self.aftermath.stop_wanted.clear()
+                if self.row.desired == "running" and self.row.quarantine is None:
                     condition.move(AgentEvent.START)
                     return
+                if self.row.desired == "running":
+                    condition.reason = self.row.quarantine
+                    condition.move(AgentEvent.GIVE_UP)
             await condition.changed()
 
     async def _launch(self) -> Process | None:
@@ -168,7 +169,7 @@ class Supervision:
     # -- one generation, from its process to its end
 
     async def _live(self, process: Process, *, adopted: bool) -> None:
-        inc = self._incarnate(process)
+        inc, reactions = self._incarnate(process, adopted=adopted)
         if adopted:
             await inc.catch_up()
             await process.unpause()  # a predecessor may have paused it, for its backlog
@@ -178,7 +179,7 @@ class Supervision:
             work = [
                 tasks.create_task(inc.run()),
                 tasks.create_task(inc.watch_bounds()),
-                tasks.create_task(self._answer_questions(inc)),
+                tasks.create_task(reactions.run()),
                 tasks.create_task(self._obey_stop(inc)),
                 tasks.create_task(self._serve(inc, adopted=adopted)),
             ]
@@ -188,22 +189,23 @@ class Supervision:
                 task.cancel()
         await self._bury(inc, exit_, was_ready=was_ready)
 
-    def _incarnate(self, process: Process) -> Incarnation:
+    def _incarnate(self, process: Process, *, adopted: bool) -> tuple[Incarnation, Reactions]:
         shared, settings = self._shared, self._shared.settings
         assert self.generation is not None
         paths = SpoolPaths(shared.project_dir(self._ledger.project), self.generation.generation)
         try:
-            writer = FifoWriter(paths.stdin)
+            writer = FifoWriter(paths.stdin, torn=adopted)
         except SupervisorError:
             writer = None  # nobody has it open to read: the exit is about to be seen
         upstream = Upstream(
             writer,
             shared.request_ids,
             in_flight=settings.requests_in_flight,
+            write_timeout=settings.request_timeout_seconds,
             clock=shared.clock,
             metrics=shared.metrics,
         )
-        self._effects = asyncio.Queue(maxsize=QUESTIONS_LIMIT)
+        reactions = Reactions(upstream, shared.clock, shared.metrics)
         self.incarnation = Incarnation(
             process,
             paths,
@@ -218,37 +220,9 @@ class Supervision:
             ),
             clock=shared.clock,
             metrics=shared.metrics,
-            on_effect=self._on_effect,
+            on_effect=reactions.on_effect,
         )
-        return self.incarnation
-
-    def _on_effect(self, effect: Effect) -> None:
-        metrics = self._shared.metrics
-        if isinstance(effect, Asked):
-            if effect.waiting:
-                return
-            if effect.policy != "clock":
-                metrics.server_requests_refused.labels(effect.refusal).inc()
-            try:
-                self._effects.put_nowait(effect)
-            except asyncio.QueueFull:
-                metrics.server_requests_refused.labels("overloaded").inc()
-        elif isinstance(effect, TurnEnded):
-            turn = effect.turn
-            metrics.turns.labels(turn.state).inc()
-            metrics.turn_seconds.observe(max(0.0, (turn.ended_at or 0) - turn.started_at))
-        elif isinstance(effect, Unknown):
-            metrics.unknown_notifications.inc()
-        elif isinstance(effect, Excess):
-            metrics.claims_ignored.labels(effect.kind).inc()
-        else:
-            metrics.unmatched_responses.inc()
-
-    async def _answer_questions(self, inc: Incarnation) -> None:
-        """Server requests that are nobody's to answer but ours."""
-        while True:
-            asked = await self._effects.get()
-            await answer_at_once(inc.upstream, asked, self._shared.clock.now())
+        return self.incarnation, reactions
 
     async def _serve(self, inc: Incarnation, *, adopted: bool) -> None:
         """Handshake, recovery, then pings. A failure ends the app-server, and its exit does the
@@ -274,14 +248,27 @@ class Supervision:
                 self._shared.metrics.agent_start_seconds.observe(
                     self._shared.clock.monotonic() - began
                 )
-            while True:
-                await self._shared.clock.sleep(settings.ping_interval_seconds)
-                if not inc.paused:
-                    await inc.upstream.ask(starting.PING, {}, timeout=settings.ping_timeout_seconds)
+            await self._ping(inc)
         except SupervisorError as e:
             if e.code is not ErrorCode.AGENT_RESTARTED:
                 self._failure = e
                 await inc.process.kill_tree()
+
+    async def _ping(self, inc: Incarnation) -> None:
+        """For ever; `codex_timeout` when it answers no more."""
+        settings = self._shared.settings
+        while True:
+            await self._shared.clock.sleep(settings.ping_interval_seconds)
+            if inc.paused:
+                continue
+            try:
+                await inc.upstream.ask(
+                    starting.PING, {}, timeout=settings.ping_timeout_seconds, own=True
+                )
+            except SupervisorError as e:
+                # Told to wait by Codex itself: that is an answer.
+                if e.code is not ErrorCode.OVERLOADED:
+                    raise
 
     async def _tell_ready(self, *, adopted: bool) -> None:
         assert self.generation is not None
@@ -297,7 +284,7 @@ class Supervision:
 
     async def _obey_stop(self, inc: Incarnation) -> None:
         """Drain: interrupt what runs, ask to end, then end."""
-        await self._stop_wanted.wait()
+        await self.aftermath.stop_wanted.wait()
         self.condition.move(AgentEvent.STOP)
         grace = self._shared.settings.stop_grace_seconds
         memory = self._ledger.projection.memory
@@ -305,7 +292,7 @@ class Supervision:
             async with asyncio.timeout(grace):
                 for turn in list(memory.turns.values()):
                     params = {"threadId": turn.thread_id, "turnId": turn.turn_id}
-                    await inc.upstream.ask("turn/interrupt", params, timeout=grace)
+                    await inc.upstream.ask("turn/interrupt", params, timeout=grace, own=True)
                 while memory.turns:
                     await self._shared.clock.sleep(0.02)
         except (TimeoutError, SupervisorError):
@@ -320,7 +307,8 @@ class Supervision:
         """A generation without a process: what it spooled still counts, what it left is ended."""
         assert self.generation is not None
         gone = starting.GoneProcess(self._shared, self.generation.marker)
-        await self._bury(self._incarnate(gone), Exit(), was_ready=False)
+        inc, _ = self._incarnate(gone, adopted=False)
+        await self._bury(inc, Exit(), was_ready=False)
 
     async def _bury(self, inc: Incarnation, exit_: Exit, *, was_ready: bool) -> None:
         assert self.generation is not None
@@ -343,13 +331,9 @@ class Supervision:
         self.late.ended(inc.paths.stdout, size)
         self._count_end(kind, len(memory.turns), len(memory.waiting()))
         await self._ledger.barrier(lambda n, at: ending(memory, ended, n, at), patient=True)
-        self.generation = await self._reload(ended)
+        self.generation = msgspec.structs.replace(self.generation, state="ended")
         log.info("agent_exited", kind=kind.value, generation=ended.generation.generation)
         await self._after_exit(kind, ended.detail)
-
-    async def _reload(self, ended: Ended) -> GenerationRow:
-        rows = await self._shared.store.generations(self._ledger.project, 1)
-        return rows[0] if rows else ended.generation
 
     def _count_end(self, kind: ExitKind, turns: int, waiting: int) -> None:
         metrics = self._shared.metrics
@@ -358,40 +342,15 @@ class Supervision:
         metrics.approvals.labels("abandoned").inc(waiting)
 
     async def _after_exit(self, kind: ExitKind, detail: str) -> None:
-        condition, clock = self.condition, self._shared.clock
-        if condition.state is not AgentState.LOST:
-            condition.move(AgentEvent.EXITED)
-        if condition.state is AgentState.STOPPED:
+        wanted = self.row.desired == "running"
+        given_up = await self.aftermath.after(kind, detail, wanted=wanted)
+        if given_up is None:
             return
-        self.history = remember(self.history, PastExit(clock.monotonic(), kind), self.policy)
-        verdict = decide(self.history, clock.monotonic(), self._shared.rng, self.policy)
-        if isinstance(verdict, Quarantine):
-            condition.reason = f"{verdict.reason}: {detail}"
-            await self._tell_quarantine(verdict, detail)
-            condition.move(AgentEvent.GIVE_UP)
-            return
-        condition.reason = f"{kind.value}: {detail}"
-        if not await self._stopped_within(verdict.delay_seconds):
-            self._shared.metrics.agent_restarts.inc()
-            condition.move(AgentEvent.RETRY)
-        else:
-            condition.move(AgentEvent.STOP)
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        if self.row.desired != "running":
-            return True
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop_wanted.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _tell_quarantine(self, verdict: Quarantine, detail: str) -> None:
-        params: dict[str, object] = {
-            "kind": verdict.kind.value,
-            "reason": verdict.reason,
-            "detail": detail,
-        }
-        event = own_event("supervisor/agentQuarantined", params)
-        await self._ledger.barrier(lambda n, at: Change(events=[event]), patient=True)
+        async with self._wishes:
+            row = msgspec.structs.replace(self.row, quarantine=given_up)
+            try:
+                await self._shared.store.put_project(row)
+            except SupervisorError as e:
+                # It holds for as long as this supervisor lives.
+                log.warning("quarantine_not_kept", error=e.message)
+            self.row = row

@@ -12,6 +12,7 @@ client of its own. A lost connection is never made again here: the caller knows 
 """
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -34,6 +35,14 @@ BUFFER = 4 * 1024 * 1024
 
 _HELLO = msgspec.json.Decoder(Hello)
 _VALUE = msgspec.json.Decoder()
+
+
+def _value(raw: bytes | msgspec.Raw) -> object:
+    """What an agent said is shown as it said it; numbers beyond a double become infinite."""
+    try:
+        return _VALUE.decode(raw)
+    except msgspec.ValidationError:
+        return json.loads(bytes(raw))
 
 
 class _Exchange:
@@ -90,7 +99,7 @@ class RpcClient:
         self, project: str | None, method: str, params: dict[str, object] | None = None
     ) -> object:
         """The decoded result. `project` None asks on the host's subject."""
-        return _VALUE.decode(await self.call_raw(project, method, params))
+        return _value(await self.call_raw(project, method, params))
 
     async def call_raw(
         self, project: str | None, method: str, params: dict[str, object] | None = None
@@ -115,7 +124,7 @@ class RpcClient:
         """The decoded payloads. Close it (`aclosing`) to end the stream early."""
         async with aclosing(self.stream_raw(project, method, params)) as payloads:
             async for payload in payloads:
-                yield _VALUE.decode(payload)
+                yield _value(payload)
 
     async def stream_raw(
         self, project: str | None, method: str, params: dict[str, object] | None = None

@@ -14,6 +14,9 @@ from supervisor.rpc.meter import RpcMeter
 HEARTBEAT = 30.0
 """Seconds between pings; half of it later an unanswered one ends the connection."""
 
+UNTIMED = 16 * 1024
+"""Bytes of a frame that fits an empty write buffer, whose high-water mark is 64 KiB."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -96,8 +99,11 @@ class _Peer:
     async def send(self, frame: bytes) -> None:
         """See `Connection`."""
         try:
-            async with asyncio.timeout(self._limits.write_timeout):
+            if self._has_room(frame):
                 await self._socket.send_frame(frame, WSMsgType.TEXT)
+            else:
+                async with asyncio.timeout(self._limits.write_timeout):
+                    await self._socket.send_frame(frame, WSMsgType.TEXT)
         except TimeoutError:
             self._meter.refused("websocket", "slow_peer")
             if self._request.transport is not None:
@@ -107,6 +113,14 @@ class _Peer:
         else:
             return
         raise SupervisorError(ErrorCode.CONNECTION_LOST, "the peer is gone")
+
+    def _has_room(self, frame: bytes) -> bool:
+        """Whether the frame is taken without a wait. Then it needs no timeout, which costs more
+        than the frame itself."""
+        transport = self._request.transport
+        if transport is None or len(frame) > UNTIMED:
+            return False
+        return transport.get_write_buffer_size() == 0
 
     async def read(self, connection: Connection) -> None:
         """Read until the peer is gone, or has to go."""

@@ -9,7 +9,6 @@ it that is not what Codex sends is left out, and never an error.
 from collections.abc import Mapping
 from enum import StrEnum, unique
 from hashlib import sha256
-from typing import Literal, Protocol
 
 import msgspec
 
@@ -19,8 +18,6 @@ from supervisor.ports.store import GenerationRow, IntentRow, ServerRequestRow
 
 TEXT_LIMIT = 16_384
 """Characters of a command, a path or a reason that go into a record; the rest is only hashed."""
-CHANGES_LIMIT = 1_000
-"""Files of one patch that get a record each; the rest share one that says how many they are."""
 
 
 @unique
@@ -97,22 +94,6 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str | None = None
 
 
-class SeenItem(Protocol):
-    """An item as the app-server sent it."""
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-
-    @property
-    def kind(self) -> str:
-        """Codex's `type`."""
-
-    @property
-    def body(self) -> bytes | msgspec.Raw:
-        """All of it, JSON."""
-
-
 # -- requests that act
 
 
@@ -143,115 +124,6 @@ def turn_ended(who: Principal, state: str, *, synthesised: bool = False) -> Draf
     """A turn ended. `synthesised`: we said so, because its app-server died."""
     detail = {"state": state, "synthesised": synthesised}
     return draft(Kind.TURN_ENDED, Phase.FACT, who, detail)
-
-
-# -- what the agent does
-
-
-def command_run(
-    who: Principal,
-    phase: Phase,
-    *,
-    command: str,
-    cwd: str | None,
-    exit_code: int | None,
-    duration_ms: int | None,
-    source: str | None,
-    status: str | None = None,
-) -> Draft:
-    """A command Codex reports. `source` is Codex's word for who ran it; None where it does not
-    say, or where the command has not ended."""
-    detail = {
-        "command": command,
-        "cwd": cwd,
-        "exit_code": exit_code,
-        "duration_ms": duration_ms,
-        "source": source,
-        "status": status,
-    }
-    return draft(Kind.COMMAND_RUN, phase, who, detail)
-
-
-def file_changed(
-    who: Principal, phase: Phase, *, path: str, kind: str, diff: str, status: str | None = None
-) -> Draft:
-    """A file Codex reports as changed: the diff's size and hash, never its text. `status` says
-    whether it was: `completed`, `failed`, `declined`."""
-    encoded = diff.encode("utf-8", "surrogatepass")
-    detail = {
-        "path": path,
-        "kind": kind,
-        "diff_bytes": len(encoded),
-        "diff_sha256": sha256(encoded).hexdigest(),
-        "status": status,
-    }
-    return draft(Kind.FILE_CHANGED, phase, who, detail)
-
-
-class _Command(msgspec.Struct, rename="camel"):
-    command: str = ""
-    cwd: str | None = None
-    exit_code: int | None = None
-    duration_ms: int | None = None
-    source: str | None = None
-    status: str | None = None
-
-
-class _ChangeKind(msgspec.Struct):
-    type: str = "unknown"
-
-
-class _Change(msgspec.Struct):
-    path: str = ""
-    kind: _ChangeKind = msgspec.field(default_factory=_ChangeKind)
-    diff: str = ""
-
-
-class _Patch(msgspec.Struct):
-    changes: list[_Change] = msgspec.field(default_factory=list)
-    status: str | None = None
-
-
-def item_drafts(who: Principal, item: SeenItem, phase: Literal["intent", "outcome"]) -> list[Draft]:
-    """The records of an item that started (`intent`) or completed (`outcome`): one of a command,
-    one of each file of a patch, none of anything else."""
-    try:
-        if item.kind == "commandExecution":
-            drafts = [_command_draft(who, Phase(phase), item.body)]
-        elif item.kind == "fileChange":
-            drafts = _patch_drafts(who, Phase(phase), item.body)
-        else:
-            return []
-    except (msgspec.MsgspecError, UnicodeError) as e:
-        kind = Kind.COMMAND_RUN if item.kind == "commandExecution" else Kind.FILE_CHANGED
-        drafts = [draft(kind, Phase(phase), who, {"unreadable": str(e)})]
-    return [msgspec.structs.replace(one, item_id=item.id) for one in drafts]
-
-
-def _command_draft(who: Principal, phase: Phase, body: bytes | msgspec.Raw) -> Draft:
-    seen = msgspec.json.decode(body, type=_Command)
-    return command_run(
-        who,
-        phase,
-        command=seen.command,
-        cwd=seen.cwd,
-        exit_code=seen.exit_code,
-        duration_ms=seen.duration_ms,
-        source=seen.source,
-        status=seen.status,
-    )
-
-
-def _patch_drafts(who: Principal, phase: Phase, body: bytes | msgspec.Raw) -> list[Draft]:
-    patch = msgspec.json.decode(body, type=_Patch)
-    drafts = [
-        file_changed(who, phase, path=c.path, kind=c.kind.type, diff=c.diff, status=patch.status)
-        for c in patch.changes[:CHANGES_LIMIT]
-    ]
-    more = len(patch.changes) - len(drafts)
-    if more > 0:
-        drafts.append(draft(Kind.FILE_CHANGED, phase, who, {"more": more, "status": patch.status}))
-    return drafts
 
 
 # -- approvals

@@ -27,7 +27,8 @@ END_SECONDS = 15.0
 """How long a supervisor may take to stop what it runs."""
 LONGEST_DIRECTORY = 60
 """Bytes: a unix socket's path has 107 at most, and its name is part of it."""
-START = (sys.executable, "-m", "supervisor.cli.main")
+START = (sys.executable, "-P", "-m", "supervisor.cli.main")
+"""-P: nothing of the working directory is imported."""
 
 
 class Stage:

@@ -14,10 +14,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from supervisor.agents.state_dir import StateDirectory
 from supervisor.api.client import RpcClient
 from supervisor.cli.calling import dial
 from supervisor.cli.invocation import Invocation
+from supervisor.clock import SystemClock
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.runtimes.processes import boot_id
 from supervisor.settings import Settings
 
 IDLE_EXIT_SECONDS = 900
@@ -60,28 +63,27 @@ class Launcher:
 
     async def _ensure(self) -> None:
         async with self._lock:
-            if await self._answers():
-                return
-            if self._process is None:
-                self._say("starting a supervisor in the background")
-            await self._start()
+            pid = await self._serving()
+            if pid is None:
+                if self._process is None:
+                    self._say("starting a supervisor in the background")
+                await self._start()
+            elif self._process is None:
+                self._may_start = pid == _background_pid(self._settings)
 
-    async def _answers(self) -> bool:
-        """Whether a supervisor serves; of the first one met, learn whether it is of the
-        background."""
+    async def _serving(self) -> int | None:
+        """The pid of the supervisor that answers; None if there is none."""
         try:
             async with dial(self._settings) as client:
-                if self._process is None:
-                    status = await client.call(None, "hostStatus")
-                    pid = status.get("pid") if isinstance(status, dict) else None
-                    self._may_start = pid == _background_pid(self._settings)
-                return True
+                status = await client.call(None, "hostStatus")
         except SupervisorError as error:
             if error.code not in (ErrorCode.SUPERVISOR_UNREACHABLE, ErrorCode.CONNECTION_LOST):
                 raise
-            return False
+            return None
+        return int(status["pid"]) if isinstance(status, dict) else None
 
     async def _start(self) -> None:
+        StateDirectory(self._settings.state_dir, boot_id=boot_id(), clock=SystemClock())
         log = _open_log(self._settings.state_dir / "background.log")
         try:
             begin = os.lseek(log, 0, os.SEEK_END)
@@ -93,12 +95,13 @@ class Launcher:
                 start_new_session=True,
             )
             self._process = process
-            _remember(self._settings, process.pid)
             async with asyncio.timeout(START_SECONDS):
-                while not await self._answers():
-                    if process.poll() not in (None, 0) and not _lost_a_race(log, begin):
+                while (pid := await self._serving()) is None:
+                    if process.poll() is not None and not _lost_a_race(log, begin):
                         raise _complaint(log, begin)
                     await asyncio.sleep(POLL_SECONDS)
+            if pid == process.pid:
+                _pid_file(self._settings).write_text(str(pid))
         except TimeoutError:
             raise SupervisorError(
                 ErrorCode.SUPERVISOR_UNREACHABLE,
@@ -110,7 +113,10 @@ class Launcher:
             os.close(log)
 
     def _command(self) -> list[str]:
-        command = [sys.executable, "-m", "supervisor.cli.main", *self._invocation.arguments()]
+        # -P: else the working directory, which may be a hostile project, would come first where
+        # Python looks for modules.
+        command = [sys.executable, "-P", "-m", "supervisor.cli.main"]
+        command += self._invocation.arguments()
         command += ["--output", "json", "up", str(self._directory)]
         if self._settings.idle_exit_seconds is None:
             command += ["--idle-exit", str(IDLE_EXIT_SECONDS)]
@@ -121,9 +127,8 @@ class Launcher:
 
 
 def _open_log(path: Path) -> int:
-    """Emptied when it has grown; the directory is the supervisor's to judge."""
+    """Emptied when it has grown."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         log = os.open(path, flags, stat.S_IRUSR | stat.S_IWUSR)
     except OSError as error:
@@ -137,10 +142,6 @@ def _open_log(path: Path) -> int:
 
 def _pid_file(settings: Settings) -> Path:
     return settings.state_dir / "background.pid"
-
-
-def _remember(settings: Settings, pid: int) -> None:
-    _pid_file(settings).write_text(str(pid))
 
 
 def _background_pid(settings: Settings) -> int | None:
@@ -174,6 +175,7 @@ def _complaint(log: int, begin: int) -> SupervisorError:
     if errors:
         return errors[-1]
     said = os.pread(log, 2000, max(begin, os.fstat(log).st_size - 2000)).decode("utf-8", "replace")
+    # Not `supervisor_unreachable`: that is what waiting mends.
     return SupervisorError(
-        ErrorCode.SUPERVISOR_UNREACHABLE, f"the supervisor could not be started: {said.strip()}"
+        ErrorCode.INTERNAL, f"the supervisor could not be started: {said.strip()}"
     )

@@ -62,6 +62,8 @@ TRANSITIONS: Mapping[tuple[AgentState, AgentEvent], AgentState] = MappingProxyTy
         (_S.STOPPED, _E.ADOPTED): _S.STARTING,
         # A successor begins in `stopped`, and may find the recorded process gone.
         (_S.STOPPED, _E.VANISHED): _S.LOST,
+        # A predecessor's quarantine holds.
+        (_S.STOPPED, _E.GIVE_UP): _S.QUARANTINED,
         (_S.STARTING, _E.ANSWERED): _S.READY,
         (_S.STARTING, _E.EXITED): _S.BACKING_OFF,
         (_S.STARTING, _E.VANISHED): _S.LOST,
@@ -86,6 +88,8 @@ TRANSITIONS: Mapping[tuple[AgentState, AgentEvent], AgentState] = MappingProxyTy
 
 INITIAL = AgentState.STOPPED
 WITH_PROCESS = frozenset({AgentState.STARTING, AgentState.READY, AgentState.DRAINING})
+AT_REST = frozenset({AgentState.STOPPED, AgentState.QUARANTINED})
+"""No process, and none about to be."""
 
 
 def next_state(state: AgentState, event: AgentEvent) -> AgentState:

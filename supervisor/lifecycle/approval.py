@@ -25,8 +25,7 @@ class ApprovalState(StrEnum):
     REFUSED = "refused"
     """The supervisor answered with an error, from the line alone, and offered it to nobody.
 
-    The error is written before the checkpoint passes the line, so a crash repeats it and loses
-    nothing.
+    The error is written at once, before a checkpoint can pass the line, unless stdin is full.
     """
 
 

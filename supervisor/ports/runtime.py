@@ -86,6 +86,9 @@ class Runtime(Protocol):
     async def adopt(self, launch: Launch, identity: Identity) -> Process | None:
         """The process a predecessor started, or None if it is not there any more."""
 
+    async def markers(self, prefix: str) -> set[str]:
+        """The markers that begin with `prefix` of all processes there are."""
+
     async def sweep(self, marker: str) -> int:
         """End every process that carries `marker`; return how many there were.
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Epoch, Generation, ProjectId
 
 
@@ -24,6 +25,8 @@ class ProjectRow(msgspec.Struct, frozen=True, kw_only=True):
     desired: str
     """`running` or `stopped`: what a person asked for."""
     created_at: float
+    quarantine: str | None = None
+    """Why it is not started any more, until a person or a config change releases it."""
 
 
 class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +63,8 @@ class GenerationRow(msgspec.Struct, frozen=True, kw_only=True):
     first_n: int
     """The number its first line takes."""
     started_at: float
+    trusted: bool = False
+    """What Codex was told of the project at the start."""
     pid: int | None = None
     pid_start_ticks: int | None = None
     """Field 22 of /proc/<pid>/stat: a pid alone is not identity."""
@@ -246,6 +251,14 @@ class ProjectState(msgspec.Struct, frozen=True, kw_only=True):
     """Waiting, or answered and not yet resolved."""
 
 
+class CommitInDoubtError(SupervisorError):
+    """A commit failed at its very end, when it may have been made: only writing the same again
+    tells. Its code is `store_unavailable`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.STORE_UNAVAILABLE, message)
+
+
 class Store(Protocol):
     """Raises `SupervisorError` with `store_unavailable` (locked, away, disk full: retry),
     `store_corrupt` or `store_too_new`; never a driver's own error."""
@@ -266,7 +279,9 @@ class Store(Protocol):
         """One of them."""
 
     async def commit(self, batch: Batch) -> None:
-        """Write all of it or nothing, durably.
+        """Write all of it or nothing, durably. Writing a batch again changes nothing.
+
+        `store_unavailable`: nothing was written; as `CommitInDoubtError`: all of it or nothing was.
 
         A row whose text the engine cannot hold (U+0000 in PostgreSQL, a lone surrogate) is
         written with that text replaced by a JSON object saying so: the checkpoint always moves.

@@ -21,6 +21,7 @@ from supervisor.runtimes.processes import (
     Reaper,
     boot_id,
     carries_marker,
+    markers,
     root_process,
     start_ticks,
     zombie_status,
@@ -144,6 +145,9 @@ class HostRuntime:
         if pidfd is None:
             return None
         return HostProcess(identity, launch.marker, pidfd, own_child=False)
+
+    async def markers(self, prefix: str) -> set[str]:
+        return await asyncio.to_thread(markers, prefix, self._proc_root)
 
     async def sweep(self, marker: str) -> int:
         return await asyncio.to_thread(_sweep, marker)

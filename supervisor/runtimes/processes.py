@@ -4,6 +4,7 @@ Everything here blocks and belongs in a thread. Nothing is ever signalled by a b
 opened first, then the identity behind it is checked, so that a reused pid is never hit.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -50,12 +51,27 @@ def zombie_status(pid: int, ticks: int, proc_root: Path = PROC) -> int | None:
 def carries_marker(pid: int, marker: str, proc_root: Path = PROC) -> bool | None:
     """Whether the process was started with `marker`; None: we may not look."""
     try:
-        block = (proc_root / str(pid) / "environ").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        return f"{MARKER_VARIABLE}={marker}".encode() in _environment(pid, proc_root)
     except PermissionError:
         return None
-    return f"{MARKER_VARIABLE}={marker}".encode() in block.split(b"\0")
+
+
+def markers(prefix: str, proc_root: Path = PROC) -> set[str]:
+    """The markers that begin with `prefix` of all processes that may be looked at."""
+    wanted = f"{MARKER_VARIABLE}={prefix}".encode()
+    found: set[str] = set()
+    for pid in [int(p.name) for p in proc_root.iterdir() if p.name.isdigit()]:
+        with contextlib.suppress(PermissionError):
+            carried = (v for v in _environment(pid, proc_root) if v.startswith(wanted))
+            found.update(v.partition(b"=")[2].decode(errors="replace") for v in carried)
+    return found
+
+
+def _environment(pid: int, proc_root: Path) -> list[bytes]:
+    try:
+        return (proc_root / str(pid) / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 class Reaper:

@@ -39,13 +39,30 @@ def translated(where: str) -> Iterator[None]:
         raise _translate(e, where) from e
 
 
-def _translate(error: Exception, where: str) -> SupervisorError:
-    driver: BaseException = error
+def may_be_written(error: Exception) -> bool:
+    """Whether a commit that failed with it may be found after a crash all the same.
+
+    The record that makes a commit is the last thing written, so with no room for it (SQLITE_FULL)
+    or behind a lock it is not there; frames written and not synced (SQLITE_IOERR) may be.
+    """
+    return _code(_driver(error)) == sqlite3.SQLITE_IOERR
+
+
+def _driver(error: Exception) -> BaseException:
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
-        driver = error.orig
+        return error.orig
+    return error
+
+
+def _code(driver: BaseException) -> int:
+    """SQLite's own, without the upper bytes, which only say more about it."""
+    return (getattr(driver, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def _translate(error: Exception, where: str) -> SupervisorError:
+    driver = _driver(error)
     said = f"{type(driver).__name__}: {driver}"
-    # The low byte is the code; the rest only says more about it.
-    code = (getattr(driver, "sqlite_errorcode", None) or 0) & 0xFF
+    code = _code(driver)
     if code in _CORRUPT:
         return SupervisorError(ErrorCode.STORE_CORRUPT, f"{where} is corrupt ({said})")
     if code in _UNAVAILABLE or _is_away(error):

@@ -18,7 +18,8 @@ from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy import Engine as SqlalchemyEngine
 
 from supervisor.errors import ErrorCode, SupervisorError
-from supervisor.stores.failures import translated
+from supervisor.ports.store import CommitInDoubtError
+from supervisor.stores.failures import may_be_written, translated
 from supervisor.stores.migrate import upgrade
 from supervisor.stores.migrations import HEAD, REVISIONS
 
@@ -62,7 +63,7 @@ class SqliteEngine:
 
     async def write(self, function: Callable[[Connection], T]) -> T:
         """Durable when this returns. If cancelled meanwhile, it may still be written."""
-        return await self._run(self._write_thread, lambda: _in(self._writer, function))
+        return await self._run(self._write_thread, lambda: _written(self._writer, function))
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """What was committed before is seen."""
@@ -97,6 +98,26 @@ class SqliteEngine:
 def _in(engine: SqlalchemyEngine, function: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return function(connection)
+
+
+def _written(engine: SqlalchemyEngine, function: Callable[[Connection], T]) -> T:
+    """As `_in`; `CommitInDoubtError` where it fails in the last step."""
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        try:
+            result = function(connection)
+        except BaseException:
+            transaction.rollback()
+            raise
+        try:
+            transaction.commit()
+        except Exception as e:
+            # A new connection neither sees this transaction nor goes on with it.
+            connection.invalidate()
+            if not may_be_written(e):
+                raise
+            raise CommitInDoubtError(f"the commit failed at its end ({e})") from e
+        return result
 
 
 def inspect(path: Path) -> str | None:

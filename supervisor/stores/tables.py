@@ -77,6 +77,7 @@ PROJECTS: Final = _table(
     "trusted:bool",
     "desired:str",
     "created_at:float",
+    "quarantine:str?",
 )
 CHECKPOINTS: Final = _table(
     "checkpoints",
@@ -102,6 +103,7 @@ GENERATIONS: Final = _table(
     "marker:str",
     "first_n:int",
     "started_at:float",
+    "trusted:bool",
     "pid:int?",
     "pid_start_ticks:int?",
     "boot_id:str?",

@@ -1,6 +1,5 @@
 """Requests: a read, and one that acts, beside bare stdio and codex's own WebSocket."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
@@ -14,7 +13,7 @@ from supervisor.ports.store import Batch
 from supervisor.stores.sql import SqlStore
 from supervisor.testing.driver import BareAppServer
 from tests.bench.rows import Figure, Promise, Row
-from tests.bench.sampling import Ask, p50, p99, round_trips
+from tests.bench.sampling import Ask, Timed, p50, p99, round_trips, timed
 from tests.bench.sizes import Size
 from tests.bench.stage import PING, Stage, Supervised
 from tests.contract.stored import audit, checkpoint, intent, project_row
@@ -24,6 +23,9 @@ BARE = "bare stdio"
 OWN = "codex's WebSocket"
 ADDED_P50 = 0.10
 ADDED_P99 = 0.5
+PROMPT = "mock:text n=1"
+PAUSE = 0.05
+"""Seconds before each turn and each commit: longer than the commits behind the turn before."""
 
 
 async def reads(stage: Stage, size: Size) -> list[Row]:
@@ -36,11 +38,11 @@ async def reads(stage: Stage, size: Size) -> list[Row]:
         url, project = supervised.addresses["url"], supervised.project
         socket = await stack.enter_async_context(connect_websocket(url, supervised.token))
         await unix.call(project, "pingProject")
-        ways: dict[str, Ask] = {
-            BARE: lambda: bare.request(PING, {}),
-            OWN: await stack.enter_async_context(_asking_codex(own)),
-            "unix socket": lambda: unix.call(project, "pingProject"),
-            "WebSocket": lambda: socket.call(project, "pingProject"),
+        ways: dict[str, Timed] = {
+            BARE: timed(lambda: bare.request(PING, {})),
+            OWN: timed(await stack.enter_async_context(_asking_codex(own))),
+            "unix socket": timed(lambda: unix.call(project, "pingProject")),
+            "WebSocket": timed(lambda: socket.call(project, "pingProject")),
         }
         taken = await round_trips(ways, size.requests)
     rows = [_row(taken, OWN, BARE, None)]
@@ -85,7 +87,7 @@ async def _asking_codex(url: str) -> AsyncIterator[Ask]:
     ):
         last = 0
 
-        async def request(method: str, params: object) -> object:
+        async def ask(method: str, params: object) -> object:
             nonlocal last
             last += 1
             asked = {"id": last, "method": method, "params": params}
@@ -99,26 +101,21 @@ async def _asking_codex(url: str) -> AsyncIterator[Ask]:
                     return answer["result"]
 
         info = {"name": "bench", "title": None, "version": "0"}
-        await request("initialize", {"clientInfo": info, "capabilities": {}})
+        await ask("initialize", {"clientInfo": info, "capabilities": {}})
         await socket.send_str('{"method":"initialized"}')
-        yield lambda: request(PING, {})
+        yield lambda: ask(PING, {})
 
 
 async def acts(stage: Stage, size: Size) -> list[Row]:
-    """Naming a thread: an intent and its audit record are durable before codex hears of it."""
+    """Starting a turn, until codex has taken it; the turn's own time is not counted. Its intent
+    and audit record are durable before codex hears of it."""
     async with AsyncExitStack() as stack:
         bare = await stack.enter_async_context(stage.bare())
         supervised = await stack.enter_async_context(stage.supervised())
-        unix = await stack.enter_async_context(supervised.dial())
-        commit = await stack.enter_async_context(_committing(stage))
-        theirs, project = await _bare_thread(bare), supervised.project
-        ours = await _thread_with_a_turn(supervised)
-        ways: dict[str, Ask] = {
-            BARE: lambda: bare.request("thread/name/set", {"threadId": theirs, "name": _name()}),
-            "commit": commit,
-            "unix socket": lambda: unix.call(
-                project, "nameThread", {"threadId": ours, "name": _name()}
-            ),
+        ways: dict[str, Timed] = {
+            BARE: await _starting_bare_turns(bare),
+            "commit": timed(await stack.enter_async_context(_committing(stage)), PAUSE),
+            "unix socket": await stack.enter_async_context(_starting_turns(supervised)),
         }
         taken = await round_trips(ways, size.acts)
     rows = []
@@ -128,7 +125,7 @@ async def acts(stage: Stage, size: Size) -> list[Row]:
             Row(part="acts", what=f"one store commit alone, {name}", unit="ms", ours=alone),
             Row(
                 part="acts",
-                what=f"a request that acts, unix socket, {name}",
+                what=f"a turn started, unix socket, {name}",
                 unit="ms",
                 ours=of(taken["unix socket"]),
                 beside=BARE,
@@ -139,30 +136,36 @@ async def acts(stage: Stage, size: Size) -> list[Row]:
     return rows
 
 
-def _name() -> str:
-    return f"name {time.monotonic_ns()}"
-
-
-async def _bare_thread(bare: BareAppServer) -> str:
+async def _starting_bare_turns(bare: BareAppServer) -> Timed:
     started = await bare.request("thread/start", dict(FREE))
     thread = str(started["thread"]["id"])
-    await bare.turn(thread, "mock:text n=1")
-    return thread
+    params = {"threadId": thread, "input": [{"type": "text", "text": PROMPT}]}
+
+    async def start() -> float:
+        seconds = await timed(lambda: bare.request("turn/start", params), PAUSE)()
+        await bare.until("turn/completed")
+        return seconds
+
+    return start
 
 
-async def _thread_with_a_turn(supervised: Supervised) -> str:
-    """Codex names no thread that has had no turn."""
-    thread = await supervised.thread()
-    async with supervised.dial() as client:
-        stream = client.stream_raw(supervised.project, "subscribe")
-        async with aclosing(stream) as payloads:
+@asynccontextmanager
+async def _starting_turns(supervised: Supervised) -> AsyncIterator[Timed]:
+    project = supervised.project
+    async with supervised.dial() as client, supervised.dial() as other:
+        params = {"threadId": await supervised.thread(), "text": PROMPT}
+        async with aclosing(other.stream_raw(project, "subscribe")) as payloads:
             await anext(payloads)
-            prompt = {"threadId": thread, "text": "mock:text n=1"}
-            await client.call(supervised.project, "sendMessage", prompt)
-            async for payload in payloads:
-                if b'"method":"turn/completed"' in payload:
-                    return thread
-    raise AssertionError("the stream has ended")
+
+            async def start() -> float:
+                send = timed(lambda: client.call(project, "sendMessage", params), PAUSE)
+                seconds = await send()
+                async for payload in payloads:
+                    if b'"method":"turn/completed"' in payload:
+                        break
+                return seconds
+
+            yield start
 
 
 @asynccontextmanager
@@ -178,7 +181,7 @@ async def _committing(stage: Stage) -> AsyncIterator[Ask]:
     async def commit() -> None:
         nonlocal seq
         seq += 1
-        row = intent(f"run-{seq}", project, method="thread/name/set")
+        row = intent(f"run-{seq}", project, method="turn/start")
         batch = Batch(project=project, intents={row.request_id: row})
         batch.audit.append(audit(seq, project))
         batch.checkpoint = checkpoint(project, next_n=seq, audit_seq=seq)

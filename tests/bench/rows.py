@@ -93,4 +93,4 @@ def markdown(rows: list[Row]) -> str:
     table = [HEADINGS, tuple("---" for _ in HEADINGS), *(cells(row) for row in rows)]
     lines = ["| " + " | ".join(line) + " |" for line in table]
     notes = [f"- {row.what}: {row.note}" for row in rows if row.note]
-    return "\n".join(lines + ["", *notes] if notes else lines)
+    return "\n".join([*lines, "", *notes] if notes else lines)

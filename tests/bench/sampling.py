@@ -1,18 +1,34 @@
 """Round trips, one at a time, of several ways that take turns: what disturbs one disturbs all."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from math import ceil
 from statistics import median
 
-BLOCK = 250
+BLOCK = 100
 """Requests of one way before it is the next one's turn."""
-WARM_UP = 50
+WARM_UP = 30
 
 Ask = Callable[[], Awaitable[object]]
+Timed = Callable[[], Awaitable[float]]
+"""Asks once, and says how many seconds that took; what it does besides is not counted."""
 
 
-async def round_trips(ways: Mapping[str, Ask], count: int) -> dict[str, list[float]]:
+def timed(ask: Ask, pause: float = 0) -> Timed:
+    """For what is all to be counted; `pause` seconds before it are not."""
+
+    async def once() -> float:
+        if pause:
+            await asyncio.sleep(pause)
+        began = time.perf_counter()
+        await ask()
+        return time.perf_counter() - began
+
+    return once
+
+
+async def round_trips(ways: Mapping[str, Timed], count: int) -> dict[str, list[float]]:
     """`count` latencies of each way, milliseconds."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for ask in ways.values():
@@ -21,9 +37,7 @@ async def round_trips(ways: Mapping[str, Ask], count: int) -> dict[str, list[flo
     while any(len(samples) < count for samples in taken.values()):
         for name, ask in ways.items():
             for _ in range(min(BLOCK, count - len(taken[name]))):
-                began = time.perf_counter()
-                await ask()
-                taken[name].append((time.perf_counter() - began) * 1000)
+                taken[name].append(await ask() * 1000)
     return taken
 
 

@@ -8,7 +8,8 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
     requests: int = 5000
     """Round trips of each way."""
-    acts: int = 1000
+    acts: int = 200
+    """Turns started, of each way."""
     deltas: int = 20_000
     """Of one turn."""
     streams: int = 5

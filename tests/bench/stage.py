@@ -47,9 +47,11 @@ class Stage:
         """Codex's arguments that make the model its model."""
         return codex_overrides(self.model_url)
 
-    def bare(self, tap: Callable[[bytes], bool] | None = None) -> BareAppServer:
-        """A codex over plain pipes, not started yet."""
-        home, project = self.directory("home"), self.directory("project")
+    def bare(
+        self, tap: Callable[[bytes], bool] | None = None, *, home: Path | None = None
+    ) -> BareAppServer:
+        """A codex over plain pipes, not started yet; in a home of its own, or a used one."""
+        home, project = home or self.directory("home"), self.directory("project")
         return BareAppServer.codex(bundled_codex_path(), home, project, self.overrides, tap=tap)
 
     @asynccontextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from supervisor.audit.chain import verify
 from supervisor.errors import ErrorCode, SupervisorError
 from tests.chaos import oracle
 from tests.rig import ASKING, DEADLINE, Rig, rig
@@ -73,7 +74,9 @@ async def test_a_waiting_approval_is_answered_through_the_successor(
     oracle.check_cursors(project.reader)
     oracle.check_stream(running, project.project, project.reader)
     oracle.check_text(project.reader, turn, 20, 7, unicode=False)
-    kinds = [record.kind for record in await project.audit()]
+    records = await project.audit()
+    assert verify(records).ok
+    kinds = [record.kind for record in records]
     assert "agent.exited" not in kinds
     assert kinds.count("agent.adopted") == 1
 

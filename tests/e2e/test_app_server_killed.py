@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from supervisor.audit.chain import verify
 from supervisor.errors import ErrorCode, SupervisorError
 from tests.chaos import oracle
 from tests.rig import ASKING, DEADLINE, Rig, rig
@@ -85,7 +86,9 @@ async def test_a_killed_app_server_comes_back_and_says_what_was_lost(
     assert lost.value.code is ErrorCode.THREAD_LOST
     assert not (running.project_dir / "never").exists()
     oracle.check_cursors(project.reader)
-    ended = [r for r in await project.audit() if r.kind == "agent.exited"]
+    records = await project.audit()
+    assert verify(records).ok
+    ended = [r for r in records if r.kind == "agent.exited"]
     assert [b'"killed"' in r.detail for r in ended] == [True]
 
 

@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -79,6 +81,18 @@ async def test_a_refused_command_does_not_run_and_the_turn_goes_on(home: Home) -
         shown.type("n\n")
         await shown.expect("declined")
         await shown.expect("Then not.")
+        assert await shown.ended() == 0
+    assert not (home.rig.project_dir / "made.txt").exists()
+
+
+async def test_what_was_typed_before_the_question_is_no_answer(home: Home) -> None:
+    prompt = "mock:slow n=40 delay=0.02; mock:exec cmd='touch made.txt'"
+    async with terminal(home.env, *home.run(prompt, *ASKING)) as shown:
+        await shown.expect("000003")
+        shown.type("y\n")
+        await shown.expect("[q] stop the turn  > ")
+        shown.type("n\n")
+        await shown.expect("declined")
         assert await shown.ended() == 0
     assert not (home.rig.project_dir / "made.txt").exists()
 
@@ -220,6 +234,19 @@ async def test_json_output_is_one_value_a_line_from_the_start_to_the_end(home: H
         if event["message"]["method"] == "item/agentMessage/delta"
     ]
     assert check_numbered("".join(deltas), 7) == 5
+    again = await asyncio.to_thread(
+        completed,
+        home.env,
+        *("events", "--after", first["after"], "--thread", first["threadId"]),
+        *("-p", home.project, "--output", "json"),
+    )
+    assert [json.loads(line) for line in again.stdout.splitlines()][: len(events)] == events
+    table = await asyncio.to_thread(
+        completed, home.env, "events", "--after", first["after"], "-p", home.project
+    )
+    assert table.returncode == 0
+    [line] = [one for one in table.stdout.decode().splitlines() if "/delta" in one]
+    assert "000000 000001 000002 000003 000004" in line
 
 
 async def test_the_prompt_comes_from_standard_input_and_the_thread_goes_on(home: Home) -> None:
@@ -304,11 +331,35 @@ async def test_without_a_codex_it_says_what_is_missing(home: Home) -> None:
 
 
 async def test_a_supervisor_that_cannot_start_says_why(home: Home) -> None:
-    home.rig.state_dir.mkdir(mode=0o755)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        home.env["CODEX_SUPERVISOR_LISTEN_PORT"] = str(taken.getsockname()[1])
+        done = await asyncio.to_thread(completed, home.env, *home.run("hello"))
+    assert done.returncode == os.EX_CANTCREAT
+    assert b"hint: Stop what listens there" in done.stderr
+
+
+async def test_nothing_is_written_into_a_state_directory_open_to_others(home: Home) -> None:
+    home.rig.state_dir.mkdir()
     home.rig.state_dir.chmod(0o755)
     done = await asyncio.to_thread(completed, home.env, *home.run("hello"))
     assert done.returncode == os.EX_NOPERM
     assert b"is open to others" in done.stderr
+    assert list(home.rig.state_dir.iterdir()) == []
+
+
+async def test_no_module_of_the_project_is_ever_imported(home: Home) -> None:
+    for name in ("supervisor", "json", "uvloop", "sitecustomize"):
+        hostile = "open('ran', 'w')\nraise SystemExit(3)\n"
+        (home.rig.project_dir / f"{name}.py").write_text(hostile)
+    process = await asyncio.create_subprocess_exec(
+        *(Path(sys.executable).with_name("codex-supervisor"), "run", *FREE, "mock:text n=2"),
+        cwd=home.rig.project_dir,
+        env={**environment(), **home.env},
+        stdin=subprocess.DEVNULL,
+    )
+    home.started.append(process)
+    assert await process.wait() == 0
+    assert not (home.rig.project_dir / "ran").exists()
 
 
 async def piped(home: Home, *arguments: str) -> asyncio.subprocess.Process:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from supervisor.api.dialing import connect_websocket
 from supervisor.audit.chain import verify
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.store import AuditRow
@@ -226,14 +225,6 @@ def check_agent(records: list[AuditRow]) -> None:
     assert only(records, "agent.started", "outcome")["pid"] > 0
     ended = only(records, "agent.exited", "fact")
     assert (ended["exit_kind"], ended["asked"]) == ("asked", True)
-
-
-async def test_a_wrong_token_is_refused(running: Rig) -> None:
-    url = f"ws://{running.addresses['host']}:{running.addresses['port']}/v1/rpc"
-    with pytest.raises(SupervisorError) as refused:
-        async with connect_websocket(url, "wrong"):
-            pass
-    assert refused.value.code is ErrorCode.UNAUTHENTICATED
 
 
 async def test_text_that_only_utf8_can_say_arrives_whole(running: Rig, project: Talk) -> None:

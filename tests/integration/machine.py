@@ -20,7 +20,7 @@ from supervisor.settings import Settings
 from supervisor.testing.app_server import install
 
 DEADLINE = 60
-START_TIMEOUT = 2.0
+START_TIMEOUT = 1.5
 
 
 class Machine:

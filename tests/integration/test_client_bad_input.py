@@ -6,82 +6,22 @@ that makes sense, and everybody else goes on.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import pytest
 
 from supervisor.buses.frames import encode_request
-from tests.integration.hosted import Hosted, hosted, watching
-from tests.integration.serving import raw_peer, until
+from tests.integration.hosted import hosted, watching
+from tests.integration.peers import WebSocketPeer, connected, http_url, token
+from tests.integration.serving import until
 
 FRAME_LIMIT = 64 * 1024
 TRANSPORTS = ("unix", "websocket")
 DEEP = 200
 """Levels: past what Codex reads of a whole message (127), within what a decoder of ours does."""
-
-
-class Peer(Protocol):
-    """A connection that sends whatever bytes a test likes as one frame."""
-
-    async def send(self, frame: bytes) -> None: ...
-
-    async def frame(self) -> dict[str, Any]: ...
-
-
-class UnixPeer:
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-
-    async def send(self, frame: bytes) -> None:
-        self._raw.writer.write(frame + b"\n")
-        await self._raw.writer.drain()
-
-    async def frame(self) -> dict[str, Any]:
-        shown = await self._raw.frame()
-        assert isinstance(shown, dict)
-        return shown
-
-
-class WebSocketPeer:
-    def __init__(self, socket: "aiohttp.ClientWebSocketResponse[bool]") -> None:
-        self.socket = socket
-
-    async def send(self, frame: bytes) -> None:
-        await self.socket.send_frame(frame, aiohttp.WSMsgType.TEXT)
-
-    async def frame(self) -> dict[str, Any]:
-        shown = json.loads(await self.socket.receive_str())
-        assert isinstance(shown, dict)
-        return shown
-
-
-def token(host: Hosted) -> str:
-    return (host.root / "state" / "token").read_text().strip()
-
-
-def http_url(host: Hosted) -> str:
-    return host.supervisor.addresses.url.replace("ws://", "http://").removesuffix("/v1/rpc")
-
-
-@asynccontextmanager
-async def connected(host: Hosted, transport: str) -> AsyncIterator[Peer]:
-    """A greeted peer."""
-    if transport == "unix":
-        async with raw_peer(host.socket) as raw:
-            yield UnixPeer(raw)
-        return
-    bearer = {"Authorization": f"Bearer {token(host)}"}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect(host.supervisor.addresses.url, headers=bearer, max_msg_size=0) as socket,
-    ):
-        peer = WebSocketPeer(socket)
-        assert (await peer.frame())["subject"] == "_HELLO"
-        yield peer
 
 
 def subject(project: str | None, account: str = "local", service: str = "api") -> str:

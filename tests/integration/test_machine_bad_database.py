@@ -1,5 +1,6 @@
 """What the machine may do to the database: it is waited for and said, or refused and left alone."""
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -13,7 +14,8 @@ import pytest
 
 from supervisor.errors import ErrorCode, SupervisorError
 from tests.conftest import require
-from tests.integration.machine import Machine, refusal, served
+from tests.integration.machine import Machine, Served, refusal, served
+from tests.talk import eventually
 
 
 @pytest.fixture
@@ -202,9 +204,25 @@ async def test_a_full_disk_is_said_and_what_waits_is_written_once_there_is_room(
             filler = machine.state_dir / "filler"
             fill(filler)
             message = {"threadId": thread, "text": "x" * 100_000, "idempotencyKey": "once"}
-            error = await host.refused(project, "sendMessage", **message)
-            assert error.code is ErrorCode.STORE_UNAVAILABLE
-            assert error.retryable
-            filler.unlink()
+            async with asyncio.TaskGroup() as tasks:
+                sending = tasks.create_task(sent_or_refused(host, project, message))
+                await eventually(lambda: sending.done() or host.metric("store_failures_total") > 0)
+                filler.unlink()
+            refused = sending.result()
+            assert refused is None or refused.code is ErrorCode.STORE_UNAVAILABLE
+            assert refused is None or refused.retryable
             await host.call(project, "sendMessage", **message)
+            audit = (await host.call(project, "listAudit", threadId=thread))["records"]
+            assert [r["kind"] for r in audit if r["phase"] == "intent"] == ["turn.submitted"]
             await host.turn(project)
+
+
+async def sent_or_refused(
+    host: Served, project: str, message: dict[str, str]
+) -> SupervisorError | None:
+    """A commit that failed at its very end may not be given up: then the request waits."""
+    try:
+        await host.call(project, "sendMessage", **message)
+    except SupervisorError as error:
+        return error
+    return None

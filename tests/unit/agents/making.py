@@ -1,14 +1,17 @@
 """Real small parts of an agent, over a store in memory and spools in a temporary directory."""
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from supervisor.agents.carrier import Carrier
 from supervisor.agents.effects import Effect
 from supervisor.agents.ledger import Place
+from supervisor.agents.opening import Opened, open_ledger
 from supervisor.agents.projection import Projection
 from supervisor.agents.shared import Shared
 from supervisor.agents.state import AgentMemory
@@ -24,6 +27,7 @@ from supervisor.settings import Settings
 from supervisor.stores.memory import MemoryStore
 from supervisor.testing.fakes import FakeClock, seeded
 
+T = TypeVar("T")
 PROJECT = ProjectId("p-0123456789")
 ME = Principal(account="local", principal="me", source="unix:uid=0", client="test")
 LINE_LIMIT = 64 * 1024
@@ -61,6 +65,18 @@ def shared(root: Path, store: MemoryStore, clock: FakeClock, **settings: Any) ->
         environment={},
         starts=asyncio.Semaphore(1),
     )
+
+
+class AtOnce(Carrier):
+    """Carries in the caller's own task: no test goes away in the middle of what it asked for."""
+
+    async def carry(self, work: Coroutine[Any, Any, T]) -> T:
+        return await work
+
+
+async def opened(parts: Shared) -> Opened:
+    """The project as its agent would open it."""
+    return await open_ledger(parts, PROJECT, AtOnce())
 
 
 def projection() -> Projection:

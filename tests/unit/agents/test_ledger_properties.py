@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from supervisor.agents import starting
 from supervisor.agents.ending import Ended, ending
 from supervisor.agents.ledger import Change, Ledger, own_event
-from supervisor.agents.opening import open_ledger
 from supervisor.agents.spool import SpoolReader
 from supervisor.audit import chain
 from supervisor.errors import ErrorCode, SupervisorError
@@ -27,7 +26,7 @@ from supervisor.ports.store import GenerationRow
 from supervisor.protocol.framing import LineFramer
 from supervisor.stores.memory import MemoryStore
 from supervisor.testing.fakes import FakeClock
-from tests.unit.agents.making import LINE_LIMIT, PROJECT, line, shared
+from tests.unit.agents.making import LINE_LIMIT, PROJECT, line, opened, shared
 
 AWAY = SupervisorError(ErrorCode.STORE_UNAVAILABLE, "away")
 ITEM: dict[str, Any] = {"threadId": "a", "turnId": "u", "itemId": "i"}
@@ -130,7 +129,7 @@ class World:
 
     async def begin(self) -> None:
         await self.store.open()
-        self.ledger = (await open_ledger(self.shared, PROJECT)).ledger
+        self.ledger = (await opened(self.shared)).ledger
         await self.generation(1)
 
     async def generation(self, number: int) -> None:
@@ -182,9 +181,9 @@ class World:
         self.reader.close()
         self.ledger.fanout.close()
         epoch = self.ledger.epoch
-        opened = await open_ledger(self.shared, PROJECT)
-        assert opened.discontinued is None
-        self.ledger = opened.ledger
+        found = await opened(self.shared)
+        assert found.discontinued is None
+        self.ledger = found.ledger
         assert self.ledger.epoch == epoch
         self.read_from(self.ledger.log.offset)
         self.pump_all()

@@ -265,7 +265,7 @@ def folded(lines: list[bytes]) -> Projection:
     return made
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(LINES)
 def test_no_line_breaks_the_fold_the_snapshot_or_the_audit_chain(lines: list[bytes]) -> None:
     made = folded(lines)

@@ -10,7 +10,6 @@ import pytest
 
 from supervisor.agents.intents import intent_row
 from supervisor.agents.ledger import Change, Ledger
-from supervisor.agents.opening import open_ledger
 from supervisor.agents.recovery import Recovery, resume_params, turn_with
 from supervisor.agents.starting import PING
 from supervisor.agents.upstream import Upstream
@@ -19,7 +18,7 @@ from supervisor.ports.store import Batch, IntentRow, ThreadRow
 from supervisor.stores.memory import MemoryStore
 from supervisor.testing.fakes import FakeClock
 from tests.contract.stored import server_request, thread
-from tests.unit.agents.making import ME, PROJECT, fold, shared
+from tests.unit.agents.making import ME, PROJECT, fold, opened, shared
 
 Answers = Callable[[str, dict[str, Any]], object]
 REFUSED = SupervisorError(ErrorCode.CODEX_REFUSED, "no rollout found")
@@ -36,8 +35,15 @@ class Scripted:
         self._answers = answers
 
     async def ask(
-        self, method: str, params: object, *, timeout: float, request_id: str | None = None
+        self,
+        method: str,
+        params: object,
+        *,
+        timeout: float,
+        request_id: str | None = None,
+        own: bool = False,
     ) -> msgspec.Raw:
+        assert own, "recovery goes before clients"
         told = json.loads(msgspec.json.encode(params))
         self.asked.append((method, told))
         answer = self._answers(method, told)
@@ -98,7 +104,7 @@ async def bench(tmp_path: Path, answers: Answers, *, same_generation: bool) -> B
     store, clock = MemoryStore(), Impatient()
     await store.open()
     parts = shared(tmp_path, store, clock)
-    ledger = (await open_ledger(parts, PROJECT)).ledger
+    ledger = (await opened(parts)).ledger
     upstream = Scripted(answers)
     upstream.ledger = ledger
     made = Bench(ledger, store, upstream)

@@ -31,6 +31,7 @@ class Pipe:
             FifoWriter(path),
             RequestIds("run"),
             in_flight=in_flight,
+            write_timeout=PATIENCE,
             clock=SystemClock(),
             metrics=self.metrics,
         )
@@ -102,12 +103,14 @@ async def failing(pipe: Pipe, method: str, timeout: float = PATIENCE) -> Supervi
     return caught.value
 
 
-async def test_no_answer_is_a_timeout_and_a_late_one_belongs_to_nobody(pipe: Pipe) -> None:
+async def test_no_answer_is_a_timeout_and_its_place_is_free_when_it_comes_late(pipe: Pipe) -> None:
     error = await failing(pipe, "slow", timeout=0.01)
     assert (error.code, error.retryable) == (ErrorCode.CODEX_TIMEOUT, True)
     assert "slow" in error.message
-    assert not pipe.answer(b'{"id":"run-1","result":{}}')
+    assert pipe.in_flight == 1, "the app-server still has it"
+    assert pipe.answer(b'{"id":"run-1","result":{}}')
     assert pipe.in_flight == 0
+    assert not pipe.answer(b'{"id":"run-1","result":{}}')
 
 
 async def test_an_answer_given_twice_is_taken_once(pipe: Pipe) -> None:
@@ -119,15 +122,23 @@ async def test_an_answer_given_twice_is_taken_once(pipe: Pipe) -> None:
         assert await asking == msgspec.Raw(b'"first"')
 
 
-async def test_past_the_bound_nothing_is_written(pipe: Pipe) -> None:
+async def test_past_the_bound_nothing_is_written_and_our_own_have_a_place_kept(
+    pipe: Pipe,
+) -> None:
     async with asyncio.TaskGroup() as group:
-        asking = [group.create_task(pipe.upstream.ask("m", {}, timeout=PATIENCE)) for _ in range(4)]
+        asking = [group.create_task(pipe.upstream.ask("m", {}, timeout=PATIENCE)) for _ in range(3)]
+        await until_written(3, pipe)
+        error = await failing(pipe, "one too many")
+        assert (error.code, error.retryable) == (ErrorCode.OVERLOADED, True)
+        own = pipe.upstream.ask("ours", {}, timeout=PATIENCE, own=True)
+        asking.append(group.create_task(own))
         await until_written(4, pipe)
-        assert (await failing(pipe, "one too many")).code is ErrorCode.OVERLOADED
-        assert len(pipe.read()) == 4
-        for n in range(1, 5):
-            assert pipe.answer(b'{"id":"run-%d","result":null}' % n)
+        written = pipe.read()
+        assert [r["method"] for r in written] == ["m", "m", "m", "ours"]
+        for request in written:
+            assert pipe.answer(msgspec.json.encode({"id": request["id"], "result": None}))
         await asyncio.gather(*asking)
+    assert pipe.in_flight == 0
 
 
 async def test_its_end_is_told_to_all_who_wait_and_to_all_who_come(pipe: Pipe) -> None:
@@ -142,13 +153,14 @@ async def test_its_end_is_told_to_all_who_wait_and_to_all_who_come(pipe: Pipe) -
         await pipe.upstream.write(b"{}\n")
 
 
-async def test_an_asker_who_goes_away_frees_his_place(pipe: Pipe) -> None:
+async def test_the_place_of_an_asker_who_went_away_is_free_with_the_answer(pipe: Pipe) -> None:
     async with asyncio.TaskGroup() as group:
         asking = group.create_task(pipe.upstream.ask("m", {}, timeout=PATIENCE))
         await until_written(1, pipe)
         asking.cancel()
+    assert pipe.in_flight == 1
+    assert pipe.answer(b'{"id":"run-1","result":{}}')
     assert pipe.in_flight == 0
-    assert not pipe.answer(b'{"id":"run-1","result":{}}')
 
 
 async def test_params_that_are_no_json_are_refused_before_a_place_is_taken(pipe: Pipe) -> None:
@@ -163,6 +175,7 @@ async def test_an_app_server_that_was_never_there_has_ended() -> None:
         None,
         RequestIds("run"),
         in_flight=1,
+        write_timeout=PATIENCE,
         clock=SystemClock(),
         metrics=Metrics(CollectorRegistry()),
     )

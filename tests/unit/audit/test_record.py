@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.audit import record
-from supervisor.audit.record import CHANGES_LIMIT, TEXT_LIMIT, Draft, Kind, Phase
+from supervisor.audit import record, reported
+from supervisor.audit.record import TEXT_LIMIT, Draft, Kind, Phase
+from supervisor.audit.reported import CHANGES_LIMIT
 from supervisor.policy.access import Principal
 from tests.contract.stored import generation, intent, server_request
 
@@ -98,7 +99,7 @@ def test_a_command_says_what_ran_where_and_how_it_ended() -> None:
         "exitCode": 2,
         "durationMs": 2855,
     }
-    (made,) = record.item_drafts(WHO, seen(item), "outcome")
+    (made,) = reported.item_drafts(WHO, seen(item), Phase.OUTCOME)
 
     assert (made.kind, made.phase, made.item_id) == ("command.run", "outcome", "call_1")
     assert detail(made) == {
@@ -121,11 +122,12 @@ def test_a_patch_has_a_record_a_file_with_the_hash_of_its_diff_and_not_its_text(
             {"path": "/srv/b", "kind": {"type": "update", "move_path": None}, "diff": "x"},
         ],
     }
-    first, second = record.item_drafts(WHO, seen(item), "intent")
+    first, second = reported.item_drafts(WHO, seen(item), Phase.INTENT)
 
     assert (first.kind, first.phase) == ("file.changed", "intent")
     assert detail(first) == {
         "path": "/srv/a",
+        "moved_to": None,
         "kind": "add",
         "diff_bytes": 3,
         "diff_sha256": sha256("é\n".encode()).hexdigest(),
@@ -137,7 +139,7 @@ def test_a_patch_has_a_record_a_file_with_the_hash_of_its_diff_and_not_its_text(
 def test_a_patch_of_endlessly_many_files_is_bounded_and_says_so() -> None:
     changes = [{"path": f"/f{n}", "diff": ""} for n in range(CHANGES_LIMIT + 25)]
     item: dict[str, object] = {"type": "fileChange", "id": "c", "changes": changes}
-    made = record.item_drafts(WHO, seen(item), "outcome")
+    made = reported.item_drafts(WHO, seen(item), Phase.OUTCOME)
 
     assert len(made) == CHANGES_LIMIT + 1
     assert detail(made[-1])["more"] == 25
@@ -145,13 +147,13 @@ def test_a_patch_of_endlessly_many_files_is_bounded_and_says_so() -> None:
 
 @pytest.mark.parametrize("kind", ["agentMessage", "reasoning", "userMessage", "", "mcpToolCall"])
 def test_items_that_do_nothing_to_the_project_leave_no_record(kind: str) -> None:
-    assert record.item_drafts(WHO, Seen("i", kind, b"{}"), "outcome") == []
+    assert reported.item_drafts(WHO, Seen("i", kind, b"{}"), Phase.OUTCOME) == []
 
 
 @pytest.mark.parametrize("kind", ["commandExecution", "fileChange"])
 @given(body=st.binary(max_size=40) | st.just(b'{"command":7,"changes":"no"}'))
 def test_an_unreadable_item_leaves_a_record_and_never_an_error(kind: str, body: bytes) -> None:
-    for made in record.item_drafts(WHO, Seen("i", kind, body), "outcome"):
+    for made in reported.item_drafts(WHO, Seen("i", kind, body), Phase.OUTCOME):
         assert made.item_id == "i"
         assert isinstance(detail(made), dict)
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from supervisor.audit import record
+from supervisor.audit import record, reported
 from supervisor.audit.record import Draft, Phase
 from supervisor.cli.audit import COLUMNS, rows, what
 from supervisor.ids import Generation, ProjectId
@@ -34,7 +34,7 @@ def detail(draft: Draft) -> dict[str, object]:
 
 
 def test_command_is_shown_with_how_it_ended() -> None:
-    draft = record.command_run(
+    draft = reported.command_run(
         WHO,
         Phase.OUTCOME,
         command="make\ttest",
@@ -48,7 +48,7 @@ def test_command_is_shown_with_how_it_ended() -> None:
 
 
 def test_file_is_shown_with_the_size_of_its_change() -> None:
-    draft = record.file_changed(WHO, Phase.OUTCOME, path="/p/a", kind="update", diff="+1")
+    draft = reported.file_changed(WHO, Phase.OUTCOME, path="/p/a", kind="update", diff="+1")
 
     assert what(detail(draft)) == "/p/a, update, 2 bytes of diff"
 

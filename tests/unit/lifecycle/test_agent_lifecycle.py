@@ -26,11 +26,12 @@ TRACES = {
     "stopped before it answered": "start>starting stop>draining exited>stopped",
     "stopped, and nobody saw the end": "adopted>starting stop>draining vanished>stopped",
     "stopped while it backs off": "start>starting exited>backing_off stop>stopped",
+    "a predecessor's quarantine holds": "give_up>quarantined release>stopped start>starting",
     "stopped in quarantine": "start>starting exited>backing_off give_up>quarantined stop>stopped",
 }
 
 TAKES = {
-    "stopped": "start adopted vanished",
+    "stopped": "start adopted vanished give_up",
     "starting": "answered exited vanished stop",
     "ready": "exited vanished stop",
     "draining": "exited vanished",

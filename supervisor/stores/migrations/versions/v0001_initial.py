@@ -26,6 +26,7 @@ def _projects() -> None:
         _must("trusted", sa.Boolean()),
         _must("desired", sa.Text()),
         _must("created_at", sa.Float()),
+        _maybe("quarantine", sa.Text()),
     )
     op.create_table(
         "checkpoints",
@@ -51,6 +52,7 @@ def _projects() -> None:
         _must("marker", sa.Text()),
         _must("first_n", sa.BigInteger()),
         _must("started_at", sa.Float()),
+        _must("trusted", sa.Boolean()),
         _maybe("pid", sa.BigInteger()),
         _maybe("pid_start_ticks", sa.BigInteger()),
         _maybe("boot_id", sa.Text()),

@@ -1,0 +1,42 @@
+"""Where a thread may work: a directory inside the project, whatever the name says."""
+
+from pathlib import Path
+
+import pytest
+
+from supervisor.agents.places import thread_params
+from supervisor.errors import ErrorCode, SupervisorError
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    made = tmp_path / "p"
+    (made / "sub").mkdir(parents=True)
+    (made / "file").write_text("")
+    (made / "out").symlink_to(tmp_path)
+    (made / "loop").symlink_to(made / "loop")
+    return made
+
+
+@pytest.mark.parametrize(
+    "cwd", ["..", "/", "out", "out/p/../..", "loop", "loop/x", "file", "none", "x" * 300, "a\0b"]
+)
+def test_a_directory_that_is_none_of_the_projects_is_a_bad_request(cwd: str, project: Path) -> None:
+    with pytest.raises(SupervisorError) as caught:
+        thread_params({"cwd": cwd}, project, trusted=False)
+    assert caught.value.code is ErrorCode.BAD_REQUEST
+
+
+@pytest.mark.parametrize("cwd", [None, "sub", ".", "sub/../sub"])
+def test_every_directory_down_to_it_is_untrusted(cwd: str | None, project: Path) -> None:
+    params = thread_params({} if cwd is None else {"cwd": cwd}, project, trusted=False)
+    config = params["config"]
+    assert isinstance(config, dict)
+    assert str(params["cwd"]) in config["projects"]
+    assert {level["trust_level"] for level in config["projects"].values()} == {"untrusted"}
+
+
+@pytest.mark.parametrize("config", [{"projects": {}}, {"sandbox_mode": "x"}, [1], "x"])
+def test_a_config_that_could_undo_the_trust_is_refused(config: object, project: Path) -> None:
+    with pytest.raises(SupervisorError):
+        thread_params({"config": config}, project, trusted=True)
