@@ -70,15 +70,13 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
 class Supervisor:
     """One running supervisor, as `running` yields it."""
 
-    def __init__(
-        self, settings: Settings, pool: Pool, metrics: Metrics, watcher: Watcher, clock: Clock
-    ) -> None:
-        self.settings = settings
+    def __init__(self, shared: Shared, pool: Pool) -> None:
+        self.settings = shared.settings
         self.pool = pool
-        self.metrics = metrics
+        self.metrics = shared.metrics
         self.addresses: Addresses
-        self._watcher = watcher
-        self._clock = clock
+        self._watcher = shared.watcher
+        self._clock = shared.clock
         self._lagged = 0
         self._expired = 0
 
@@ -129,29 +127,15 @@ async def running(
     At the end app-servers are stopped or left running, as `on_shutdown` says. Another `store` or
     `runtime` than the settings' own may be given: tests that count or kill do.
     """
-    clock, boot = SystemClock(), boot_id()
-    state_dir = StateDirectory(settings.state_dir, boot_id=boot, clock=clock)
+    clock = SystemClock()
+    state_dir = StateDirectory(settings.state_dir, boot_id=boot_id(), clock=clock)
     state_dir.lock()
     try:
         async with AsyncExitStack() as stack:
             store = store or SqlStore(_database_url(settings, state_dir), clock=clock)
-            await store.open()
-            stack.push_async_callback(store.close)
-            watcher = Watcher()
-            stack.callback(watcher.close)
-            metrics = Metrics(CollectorRegistry())
-            shared = _shared(
-                settings,
-                state_dir,
-                store=store,
-                runtime=runtime or HostRuntime(),
-                watcher=watcher,
-                metrics=metrics,
-                clock=clock,
-                boot=boot,
-            )
+            shared = await _shared(stack, settings, state_dir, store, runtime or HostRuntime())
             pool = await stack.enter_async_context(Pool(shared))
-            supervisor = Supervisor(settings, pool, metrics, watcher, clock)
+            supervisor = Supervisor(shared, pool)
             # Sockets are bound before agents are touched: a taken port stops nothing that runs.
             serve = _bind(supervisor, state_dir, clock, stack)
             await pool.adopt_all()
@@ -183,17 +167,19 @@ async def _cancelled_at_end(
             end()
 
 
-def _shared(
+async def _shared(
+    stack: AsyncExitStack,
     settings: Settings,
     state_dir: StateDirectory,
-    *,
     store: Store,
     runtime: Runtime,
-    watcher: Watcher,
-    metrics: Metrics,
-    clock: Clock,
-    boot: str,
 ) -> Shared:
+    """What all agents share, the store opened; `stack` closes it."""
+    await store.open()
+    stack.push_async_callback(store.close)
+    watcher = Watcher()
+    stack.callback(watcher.close)
+    metrics = Metrics(CollectorRegistry())
     rng = system_random()
     metrics.set_build(VERSION, settings.codex_version)
     metrics.start_methods(REGISTRY)
@@ -202,10 +188,10 @@ def _shared(
         store=store,
         runtime=runtime,
         watcher=watcher,
-        clock=clock,
+        clock=SystemClock(),
         rng=rng,
         metrics=metrics,
-        place=Place(host=_host_id(), boot_id=boot),
+        place=Place(host=_host_id(), boot_id=boot_id()),
         request_ids=RequestIds(f"{rng.getrandbits(48):012x}"),
         state_id=_state_id(settings.state_dir),
         clean_shutdown=state_dir.was_clean(),
