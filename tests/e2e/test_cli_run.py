@@ -65,7 +65,7 @@ async def test_a_person_watches_a_turn_and_allows_what_it_asks(home: Home) -> No
         await shown.expect("[y]es  [n]o  [a]lways in this session  [q] stop the turn  > ")
         assert not (home.rig.project_dir / "made.txt").exists()
         shown.type("perhaps\n")
-        await shown.expect("[y]es")
+        await shown.expect("[q] stop the turn  > ")
         shown.type("y\n")
         await shown.expect("exit 0")
         await shown.expect("Well done.")
@@ -77,7 +77,7 @@ async def test_a_person_watches_a_turn_and_allows_what_it_asks(home: Home) -> No
 async def test_a_refused_command_does_not_run_and_the_turn_goes_on(home: Home) -> None:
     prompt = "mock:exec cmd='touch made.txt'; mock:text msg='Then not.'"
     async with terminal(home.env, *home.run(prompt, *ASKING)) as shown:
-        await shown.expect("[n]o")
+        await shown.expect("[q] stop the turn  > ")
         shown.type("n\n")
         await shown.expect("declined")
         await shown.expect("Then not.")
@@ -103,6 +103,7 @@ async def test_a_change_of_files_is_shown_whole_before_it_is_allowed(home: Home)
     async with terminal(home.env, *home.run(prompt, *options)) as shown:
         await shown.expect("codex wants to change files")
         assert "add new.txt  +2 -0" in await shown.expect("+two")
+        await shown.expect("[q] stop the turn  > ")
         shown.type("y\n")
         await shown.expect("turn completed")
         assert await shown.ended() == 0
@@ -115,6 +116,7 @@ async def test_a_question_is_answered_by_the_number_of_its_option(home: Home) ->
     ) as shown:
         await shown.expect("Which colour?")
         await shown.expect("2. Green")
+        await shown.expect("> ")
         shown.type("2\n")
         await shown.expect("turn completed")
         assert await shown.ended() == 0

@@ -104,9 +104,11 @@ async def test_the_death_of_one_app_server_is_no_other_projects(machine: Machine
 async def test_a_project_that_is_being_stopped_says_so_even_if_codex_hangs(
     machine: Machine,
 ) -> None:
-    async with served(machine.settings()) as host:
+    # A turn that is to be interrupted first: the whole grace passes, and no answer comes.
+    async with served(machine.settings(stop_grace_seconds=2)) as host:
         project = await host.open(machine.project("hanging"))
-        await host.call(project, "pingProject")
+        thread = (await host.call(project, "startThread"))["threadId"]
+        await host.call(project, "sendMessage", threadId=thread, text="hang")
         pid = (await host.call(project, "projectStatus"))["pid"]
         os.kill(pid, signal.SIGSTOP)
         async with asyncio.TaskGroup() as tasks:
