@@ -144,8 +144,10 @@ class _Peer(asyncio.Protocol):
         """Reading has to go on later, or the peer is gone."""
         self._reading = False
         self._lost = False
+        self._gathering = False
+        """Something was written in this turn of the loop."""
         self._gathered: list[bytes] = []
-        """Frames of this turn of the loop."""
+        """Frames of this turn of the loop, but the first."""
         self._gathered_bytes = 0
         self._transport: asyncio.Transport
         self.connection: Connection | None = None
@@ -219,10 +221,13 @@ class _Peer(asyncio.Protocol):
             await self._written()
 
     def _write(self, frame: bytes) -> None:
-        """Frames of one turn of the loop go out as one: a write for each line of a stream was a
-        quarter of all that it cost."""
-        if not self._gathered:
+        """The first frame of a turn of the loop goes out at once, those that follow as one: a
+        write for each line of a stream was a quarter of all that it cost."""
+        if not self._gathering:
+            self._gathering = True
             asyncio.get_running_loop().call_soon(self._flush)
+            self._transport.write(frame + b"\n")
+            return
         self._gathered.append(frame)
         self._gathered_bytes += len(frame)
         if self._gathered_bytes > GATHERED:
@@ -230,6 +235,7 @@ class _Peer(asyncio.Protocol):
 
     def _flush(self) -> None:
         frames, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        self._gathering = False
         if frames and not self._transport.is_closing():
             self._transport.write(b"\n".join([*frames, b""]))
 
