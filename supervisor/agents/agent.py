@@ -15,6 +15,7 @@ from supervisor.agents.acting import Acting
 from supervisor.agents.carrier import Carrier
 from supervisor.agents.ledger import Change, Ledger
 from supervisor.agents.opening import open_ledger
+from supervisor.agents.reached import Reached
 from supervisor.agents.shared import Shared
 from supervisor.agents.spool import SpoolPaths, punch, tail
 from supervisor.agents.supervision import Supervision
@@ -53,6 +54,7 @@ class Agent:
         self._ledger: Ledger
         self._acting: Acting
         self._supervision: Supervision
+        self._reached = Reached(self._directory)
         self._punched = (Generation(0), 0)
 
     # -- its life
@@ -188,11 +190,11 @@ class Agent:
 
     async def ready(self, timeout: float) -> None:
         condition = self._supervision.condition
-        if self.state is AgentState.READY:
+        if self._answers():
             return
         try:
             async with asyncio.timeout(timeout):
-                while condition.state is not AgentState.READY:
+                while not self._answers():
                     self._refuse_if_hopeless()
                     await condition.changed()
         except TimeoutError:
@@ -200,6 +202,9 @@ class Agent:
                 ErrorCode.AGENT_NOT_READY,
                 f"the agent is {condition.state.value} still ({self._reason() or 'on its way'})",
             ) from None
+
+    def _answers(self) -> bool:
+        return self.state is AgentState.READY
 
     def _refuse_if_hopeless(self) -> None:
         self._refuse_if_failed()
@@ -254,6 +259,9 @@ class Agent:
         await self.carry(self._acting.answer(principal, approval_id, result))
 
     async def subscribe(self, thread_id: str | None, after: Cursor | None) -> Subscription:
+        last = self._ledger.cursor
+        if after is not None and after.epoch == last.epoch and after.n > last.n:
+            await self.caught_up()  # told by a predecessor, and not read again yet
         self._refuse_if_failed()
         return self._ledger.fanout.subscribe(self._ledger, thread_id, after)
 
@@ -287,6 +295,7 @@ class Agent:
 
     async def at_rest(self) -> None:
         """Wait until no app-server runs and none is about to, or this agent has failed."""
+        await self.caught_up()  # until then a predecessor's may be found
         condition = self._supervision.condition
         while self.failure is None and condition.state not in AT_REST:
             await condition.changed()
@@ -294,14 +303,15 @@ class Agent:
     # -- disk
 
     def _on_durable(self, checkpoint: CheckpointRow) -> None:
-        """Give back what is behind both the durable checkpoint and the window."""
         try:
+            self._reached.note(checkpoint)
             self._give_back(checkpoint)
         except OSError as e:
             # It is committed: what follows must not be lost for the sake of some disk blocks.
-            log.warning("spool_not_punched", error=str(e))
+            log.warning("files_not_kept_up", error=str(e))
 
     def _give_back(self, checkpoint: CheckpointRow) -> None:
+        """Give back what is behind both the durable checkpoint and the window."""
         if not self._shared.settings.punch_spools or not checkpoint.window_generation:
             return
         generation, offset = self._punched

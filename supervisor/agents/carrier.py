@@ -40,7 +40,7 @@ class Carrier:
             carried.close()
             work.close()
             raise _gone() from None
-        task.add_done_callback(lambda _: _abandoned(done))
+        task.add_done_callback(lambda _: _abandoned(done, work))
         return done
 
 
@@ -54,7 +54,8 @@ async def _into(done: asyncio.Future[T], work: Coroutine[Any, Any, T]) -> None:
         done.set_result(result)
 
 
-def _abandoned(done: asyncio.Future[T]) -> None:
+def _abandoned(done: asyncio.Future[T], work: Coroutine[Any, Any, T]) -> None:
+    work.close()  # it may have been cancelled before its first step
     if not done.done():
         done.set_exception(_gone())
         done.exception()

@@ -31,6 +31,18 @@ class Life:
         self._attempt = self._next_attempt()
         self._hurry = asyncio.Event()
 
+    @property
+    def failed(self) -> bool:
+        """Whether there is no agent now that could end its app-server in order."""
+        return self.agent is None or self.agent.failure is not None
+
+    async def end_processes(self) -> None:
+        """End what a failed agent, or a predecessor of one that was never opened, left running."""
+        if self.agent is not None:
+            await self.agent.end_processes()
+        for stray in self._strays:
+            await self._shared.runtime.sweep(stray)
+
     def _next_attempt(self) -> asyncio.Future[Agent]:
         return asyncio.get_running_loop().create_future()
 
@@ -46,8 +58,8 @@ class Life:
         failures = 0
         while True:
             began = self._shared.clock.monotonic()
-            self._hurry.clear()
             await self._once()
+            self._hurry.clear()  # whoever was in a hurry has been told
             sound = self._shared.clock.monotonic() - began > SOUND_SECONDS
             failures = 0 if sound else min(failures + 1, len(PAUSE_SECONDS) - 1)
             try:

@@ -12,6 +12,7 @@ from supervisor.agents.carrier import Carrier
 from supervisor.agents.ledger import Ledger, Place
 from supervisor.agents.log import EventLog, Mark, OwnEvent, Window
 from supervisor.agents.projection import Projection
+from supervisor.agents.reached import Reached
 from supervisor.agents.shared import Shared
 from supervisor.agents.spool import READ_BYTES, SpoolPaths, SpoolReader
 from supervisor.agents.state import AgentMemory
@@ -47,6 +48,8 @@ async def open_ledger(shared: Shared, project: ProjectId, carrier: Carrier) -> O
     why = discontinuity(state.checkpoint, shared.place, directory, at_rest)
     if why is None and _spooled_after(directory, last):
         why = "there are spools of generations the store does not know"
+    if why is None and state.checkpoint and Reached(directory).past(state.checkpoint):
+        why = "the store has confirmed more than it holds"
     log = None
     if why is None and state.checkpoint is not None:
         log = await rebuild(shared, state, memory, directory)
@@ -56,6 +59,7 @@ async def open_ledger(shared: Shared, project: ProjectId, carrier: Carrier) -> O
         log = _log(shared, directory, _head(state.checkpoint, directory, shared))
     ledger = _ledger(shared, project, state, memory, log, carrier=carrier, renew=why is not None)
     if why is not None:
+        ledger.on_durable = Reached(directory).note
         await ledger.flush()
     return Opened(ledger, last, why if state.checkpoint is not None else None)
 

@@ -117,8 +117,10 @@ class Pool:
 
     def get(self, project: str) -> Agent:
         life = self._lives.get(ProjectId(project))
-        if life is None or life.agent is None:
+        if life is None:
             raise SupervisorError(ErrorCode.PROJECT_UNKNOWN, "there is no such project")
+        if life.agent is None:
+            raise SupervisorError(ErrorCode.AGENT_NOT_READY, "the project is not opened yet")
         return life.agent
 
     def all(self) -> list[Agent]:
@@ -174,6 +176,6 @@ class Pool:
                 await asyncio.gather(*(agent.at_rest() for agent in agents))
         except TimeoutError:
             return False
-        failed = [agent for agent in agents if agent.failure is not None]
-        await asyncio.gather(*(agent.end_processes() for agent in failed))
+        failed = [life for life in self._lives.values() if life.failed]
+        await asyncio.gather(*(life.end_processes() for life in failed))
         return not failed

@@ -168,7 +168,7 @@ class Upstream:
 
 
 async def _in_time(answer: asyncio.Future[Answer], seconds: float) -> Answer:
-    """The answer, or TimeoutError. A bare timer: `asyncio.timeout` takes 7 µs, this takes 1."""
+    """The answer, or TimeoutError. A bare timer: `asyncio.timeout` takes 4 µs, this takes 1."""
     timer = asyncio.get_running_loop().call_later(seconds, _give_up, answer)
     try:
         return await answer

@@ -36,14 +36,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     start_ticks: int
+    """0: it had ended before anybody could look."""
     boot_id: str
+    container: str = ""
+    """The full id of the container whose init the pid is; "" without one."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended. Both None: it was adopted, and nobody can know."""
+    """How a process ended. Both None: nobody can know, as of some that were adopted."""
 
     code: int | None = None
     signal: int | None = None
+    oom: bool = False
+    """The kernel killed it because its memory limit was reached."""
 
 
 class Process(Protocol):
@@ -76,7 +81,8 @@ class Process(Protocol):
 
 
 class Runtime(Protocol):
-    """Raises `SupervisorError`: `codex_missing`, `agent_start_failed`."""
+    """Raises `SupervisorError`: `codex_missing`, `agent_start_failed`; one that mounts also
+    `project_path_refused`, `state_directory_unsafe` and `settings_invalid`."""
 
     name: str
 

@@ -8,13 +8,13 @@ event loop, for our own child as for one that a predecessor started.
 import asyncio
 import os
 import signal
-import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity, Launch
+from supervisor.runtimes import stdio
 from supervisor.runtimes.pidfd import exit_of_child, exit_of_status, exit_of_stranger
 from supervisor.runtimes.processes import (
     PROC,
@@ -42,11 +42,10 @@ class _Spawned:
 class HostProcess:
     """Implements `ports.runtime.Process`. Made by `HostRuntime` only, in a running loop."""
 
-    def __init__(self, identity: Identity, marker: str, pidfd: int, *, own_child: bool) -> None:
+    def __init__(self, identity: Identity, marker: str, pidfd: int) -> None:
         self._identity = identity
         self._marker = marker
         self._pidfd = pidfd
-        self._own_child = own_child
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         self._loop.add_reader(pidfd, self._on_end)
@@ -94,10 +93,12 @@ class HostProcess:
 
     def _on_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        if self._own_child:
-            self._ended(exit_of_child(self._pidfd) or Exit())
-        else:
+        # An adopted one may be our own child: its agent failed, and was replaced.
+        found = exit_of_child(self._pidfd)
+        if found is None:
             self._ask(_REAPED_WITHIN)
+        else:
+            self._ended(found)
 
     def _ask(self, attempts: int) -> None:
         if self._pidfd < 0:
@@ -137,14 +138,14 @@ class HostRuntime:
         except asyncio.CancelledError:
             spawning.add_done_callback(_discard)
             raise
-        return HostProcess(spawned.identity, launch.marker, spawned.pidfd, own_child=True)
+        return HostProcess(spawned.identity, launch.marker, spawned.pidfd)
 
     async def adopt(self, launch: Launch, identity: Identity) -> HostProcess | None:
         """None also for a reused pid, another boot, or a process without the marker."""
         pidfd = await asyncio.to_thread(_find, launch.marker, identity, self._proc_root)
         if pidfd is None:
             return None
-        return HostProcess(identity, launch.marker, pidfd, own_child=False)
+        return HostProcess(identity, launch.marker, pidfd)
 
     async def markers(self, prefix: str) -> set[str]:
         return await asyncio.to_thread(markers, prefix, self._proc_root)
@@ -158,18 +159,13 @@ def _sweep(marker: str) -> int:
 
 
 def _spawn(launch: Launch, proc_root: Path) -> _Spawned:
-    descriptors: list[int] = []
     try:
-        descriptors.append(_open_fifo(launch.stdin))
-        descriptors += [_open_output(launch.stdout), _open_output(launch.stderr)]
-        child = _popen(launch, descriptors)
+        with stdio.opened(launch) as descriptors:
+            child = _popen(launch, descriptors)
     except (OSError, ValueError) as error:
         raise SupervisorError(
             ErrorCode.AGENT_START_FAILED, f"the app-server cannot be started: {error}"
         ) from error
-    finally:
-        for fd in descriptors:
-            os.close(fd)
     return _identified(child, proc_root)
 
 
@@ -238,18 +234,3 @@ def _find(marker: str, identity: Identity, proc_root: Path) -> int | None:
         return pidfd
     os.close(pidfd)
     return None
-
-
-def _open_fifo(path: Path) -> int:
-    """Read-write, so that the app-server holds its own write end and never sees end-of-file."""
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise ValueError(f"{path} is not a FIFO")
-    return fd
-
-
-def _open_output(path: Path) -> int:
-    return os.open(
-        path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
