@@ -6,11 +6,13 @@ The lock on the state directory comes before anything else is touched, FIFOs abo
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -199,6 +201,7 @@ async def _shared(
         codex=lambda: [str(codex_binary(settings.codex_bin))],
         environment=environment(),
         starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
+        closing=asyncio.Event(),
     )
 
 
@@ -244,22 +247,38 @@ def _bind(
 
 
 def read_token(path: Path) -> str:
-    """The person's token, made (mode 0600) if there is none. `state_directory_unsafe` if others
-    can read it."""
+    """The person's token, made (mode 0600) if there is none, or an empty file. Raises
+    `state_directory_unsafe` if others can read it."""
+    if not os.path.lexists(path):
+        with contextlib.suppress(FileExistsError), _token_beside(path) as made:
+            # Not `replace`: another supervisor may just have made the one that both are to use.
+            os.link(made, path)
+    if path.is_symlink() or path.lstat().st_mode & 0o077:
+        raise SupervisorError(
+            ErrorCode.STATE_DIRECTORY_UNSAFE,
+            f"others can read the token in {path}",
+            hint="chmod 600 it, or remove it: a new one is made.",
+        )
+    if not path.read_text().strip():
+        log.warning("empty_token_replaced", path=str(path))
+        with _token_beside(path) as made:
+            made.replace(path)
+    return path.read_text().strip()
+
+
+@contextlib.contextmanager
+def _token_beside(path: Path) -> Iterator[Path]:
+    """A new token in a file of its own, whole and on the disk: never is `path` half written."""
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    made = Path(name)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        if path.lstat().st_mode & 0o077 or path.is_symlink():
-            raise SupervisorError(
-                ErrorCode.STATE_DIRECTORY_UNSAFE,
-                f"others can read the token in {path}",
-                hint="chmod 600 it, or remove it: a new one is made.",
-            ) from None
-        return path.read_text().strip()
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    with os.fdopen(fd, "w") as file:
-        file.write(token + "\n")
-    return token
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
+            file.flush()
+            os.fsync(fd)
+        yield made
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def _database_url(settings: Settings, state_dir: StateDirectory) -> str:

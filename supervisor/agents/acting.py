@@ -13,7 +13,7 @@ from supervisor.agents.log import OwnEvent
 from supervisor.agents.places import thread_params
 from supervisor.agents.recovery import Recovery, fail_intent, resume_params, write_answer
 from supervisor.agents.shared import Shared
-from supervisor.agents.upstream import Upstream
+from supervisor.agents.upstream import UnwrittenError, Upstream
 from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.lifecycle import approval
@@ -153,15 +153,14 @@ class Acting:
     async def _write(self, upstream: Upstream, intent: IntentRow) -> Acted:
         timeout = self._shared.settings.request_timeout_seconds
         params = msgspec.Raw(intent.params)
-        unwritten = upstream.closed
         try:
             result = await upstream.ask(
                 intent.method, params, timeout=timeout, request_id=intent.request_id
             )
         except SupervisorError as e:
-            # Not a byte was written: provably not done, and its key is free for another try.
-            # Otherwise the answer, or the recovery of the next generation, settles it.
-            if unwritten or e.code is ErrorCode.OVERLOADED:
+            # Provably not done, and its key is free for another try. Otherwise the answer, or the
+            # recovery of the next generation, settles it.
+            if isinstance(e, UnwrittenError) or e.code is ErrorCode.OVERLOADED:
                 undone = msgspec.structs.replace(intent, idempotency_key=None)
                 await fail_intent(self._ledger, undone, e)
             elif e.code is ErrorCode.CODEX_TIMEOUT:

@@ -10,10 +10,12 @@ from supervisor.lifecycle.restart import (
     ExitKind,
     PastExit,
     Quarantine,
+    Restart,
     RestartPolicy,
     decide,
     remember,
 )
+from supervisor.ports.store import Batch, ProjectRow
 
 
 class Aftermath:
@@ -42,27 +44,23 @@ class Aftermath:
         """A person looked at it: exits so far count no more."""
         self._history = ()
 
-    async def after(self, kind: ExitKind, detail: str, *, wanted: bool) -> str | None:
-        """Move on from an exit, in its own time; why it is given up, if it is."""
+    def judge(self, kind: ExitKind) -> Restart | Quarantine | None:
+        """Move on from an exit; what is to follow, None if it was asked for."""
         condition, clock = self._condition, self._shared.clock
         if condition.state is not AgentState.LOST:
             condition.move(AgentEvent.EXITED)
         if condition.state is AgentState.STOPPED:
             return None
         self._history = remember(self._history, PastExit(clock.monotonic(), kind), self._policy)
-        verdict = decide(self._history, clock.monotonic(), self._shared.rng, self._policy)
-        if isinstance(verdict, Quarantine):
-            condition.reason = f"{verdict.reason}: {detail}"
-            await self._tell(verdict, detail)
-            condition.move(AgentEvent.GIVE_UP)
-            return condition.reason
-        condition.reason = f"{kind.value}: {detail}"
-        if wanted and not await self._stopped_within(verdict.delay_seconds):
-            self._shared.metrics.agent_restarts.inc()
-            condition.move(AgentEvent.RETRY)
+        return decide(self._history, clock.monotonic(), self._shared.rng, self._policy)
+
+    async def back_off(self, seconds: float, *, wanted: bool) -> None:
+        """Wait, and try again; rest, if it is not wanted, or somebody wants rest meanwhile."""
+        if not wanted or await self._stopped_within(seconds):
+            self._condition.move(AgentEvent.STOP)
         else:
-            condition.move(AgentEvent.STOP)
-        return None
+            self._shared.metrics.agent_restarts.inc()
+            self._condition.move(AgentEvent.RETRY)
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:
@@ -72,11 +70,13 @@ class Aftermath:
             return False
         return True
 
-    async def _tell(self, verdict: Quarantine, detail: str) -> None:
+    async def tell(self, verdict: Quarantine, detail: str, row: ProjectRow) -> None:
+        """Say that it is given up, and keep that in the project's row."""
         params: dict[str, object] = {
             "kind": verdict.kind.value,
             "reason": verdict.reason,
             "detail": detail,
         }
         event = own_event("supervisor/agentQuarantined", params)
-        await self._ledger.barrier(lambda n, at: Change(events=[event]), patient=True)
+        change = Change(events=[event], rows=Batch(project=row.project, wished=row))
+        await self._ledger.barrier(lambda n, at: change, patient=True)

@@ -288,6 +288,10 @@ class Agent:
         """What is desired has changed; a restart also releases a quarantine."""
         self._supervision.want(row, restart=restart)
 
+    def close(self) -> None:
+        """The supervisor ends: so does the app-server, whatever is desired."""
+        self._supervision.close()
+
     async def record(self, change: Change) -> None:
         """Commit and publish what the pool decided about this project."""
         await self.caught_up()

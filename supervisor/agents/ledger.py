@@ -339,6 +339,7 @@ def merge(older: Batch, newer: Batch) -> Batch:
     """Both, as one: newer rows replace older rows of the same key."""
     return Batch(
         project=older.project,
+        wished=newer.wished or older.wished,
         checkpoint=newer.checkpoint or older.checkpoint,
         generations={**older.generations, **newer.generations},
         events=[*older.events, *newer.events],

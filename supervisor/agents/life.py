@@ -69,11 +69,13 @@ class Life:
                 continue
 
     async def _once(self) -> None:
-        row = self._row if self.agent is None else self.agent.row
-        agent = Agent(self._shared, row, strays=self._strays)
-        with bound(project=row.project):
+        agent: Agent | None = None
+        with bound(project=self._row.project):
             try:
-                await agent.run(lambda: self._on_open(agent))
+                # What the last agent knew may not be all that was wished and stored.
+                self._row = await self._shared.store.project(self._row.project) or self._row
+                opening = agent = Agent(self._shared, self._row, strays=self._strays)
+                await agent.run(lambda: self._on_open(opening))
             except Exception as e:  # one project's failure is no other's
                 log.exception("agent_failed")
                 self._on_failure(agent, e)
@@ -84,10 +86,10 @@ class Life:
         self._attempt.set_result(agent)
         self._attempt = self._next_attempt()
 
-    def _on_failure(self, agent: Agent, error: Exception) -> None:
+    def _on_failure(self, agent: Agent | None, error: Exception) -> None:
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
-        if agent is self.agent:
+        if agent is not None and agent is self.agent:
             agent.fail(f"{type(error).__name__}: {error}")
             return
         self._attempt.set_exception(error)

@@ -201,7 +201,8 @@ async def rebuild(
     )
     log = _log(shared, directory, start)
     own = {e.n: e for e in state.events if e.n >= start.n}
-    ends = {g.generation: g.final_size for g in state.generations}
+    # Before the first generation there are only events of our own.
+    ends = {Generation(0): 0, **{g.generation: g.final_size for g in state.generations}}
     while True:
         at_head = log.generation == checkpoint.generation
         end = checkpoint.offset if at_head else ends.get(log.generation)

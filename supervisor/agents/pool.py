@@ -17,7 +17,7 @@ from supervisor.ids import ProjectId
 from supervisor.logs import get_logger
 from supervisor.policy.access import Principal
 from supervisor.policy.places import project_id
-from supervisor.ports.store import ProjectRow
+from supervisor.ports.store import Batch, ProjectRow
 
 log = get_logger()
 CATCH_UP_SECONDS = 30.0
@@ -150,16 +150,24 @@ class Pool:
         What changes more than whether it runs takes a restart.
         """
         params: dict[str, object] = {"account": draft.account, "principal": draft.principal}
-        change = Change(events=[own_event(f"supervisor/{event}", params)], drafts=[draft])
+        told = own_event(f"supervisor/{event}", params)
 
         async def obeyed() -> None:
             async with agent.wishes:
-                await agent.record(change)
                 row = msgspec.structs.replace(agent.row, **changes)
-                await self._shared.store.put_project(row)
+                wished = Batch(project=row.project, wished=row)
+                await agent.record(Change(events=[told], rows=wished, drafts=[draft]))
                 agent.want(row, restart="quarantine" in changes)
 
         await agent.carry(obeyed())
+
+    async def _ended(self, life: Life) -> None:
+        try:
+            agent = await life.opened()
+        except Exception:  # noqa: BLE001  # its life has logged it; what it left is swept
+            return
+        agent.close()
+        await agent.at_rest()
 
     async def stop_all(self) -> bool:
         """End every app-server, in order, without changing what is desired; whether all is told.
@@ -167,13 +175,11 @@ class Pool:
         False where the store is away for too long: the app-servers have ended, and the successor
         reads their spools to the end.
         """
-        agents = self.all()
-        for agent in agents:
-            agent.want(msgspec.structs.replace(agent.row, desired="stopped"))
+        self._shared.closing.set()
         try:
             # Twice the grace: to interrupt what runs, and to end.
             async with asyncio.timeout(2 * self._shared.settings.stop_grace_seconds + TOLD_WITHIN):
-                await asyncio.gather(*(agent.at_rest() for agent in agents))
+                await asyncio.gather(*(self._ended(life) for life in self._lives.values()))
         except TimeoutError:
             return False
         failed = [life for life in self._lives.values() if life.failed]

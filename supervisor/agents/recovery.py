@@ -145,23 +145,24 @@ class Recovery:
                 await self._fail(intent, decision.code)
 
     async def after_timeout(self, intent: IntentRow) -> None:
-        """Settle a request whose answer did not come in time, by what its thread holds, as soon as
-        the app-server answers anything. If it ends first, its successor's recovery settles it."""
-        turn_id = None
-        while intent.request_id in self._memory.intents:
+        """Settle a request whose answer did not come in time, if its thread shows that it arrived.
+
+        If it does not, nothing is proved: it stays pending, and its answer or the recovery of the
+        next generation settles it. Failed now, it would be sent again, and run twice.
+        """
+        for _ in range(SEARCHES):
             try:
                 turn_id = await self._search(intent)
-                break
             except SupervisorError as e:
                 if not e.retryable or self._upstream.closed:
                     return
-                await self._shared.clock.sleep(SEARCH_PAUSE_SECONDS)
-        if intent.request_id not in self._memory.intents:
-            return
-        if turn_id is None:
-            await self._fail(intent, ErrorCode.CODEX_TIMEOUT)
-        else:
-            await self._settle_found(intent, turn_id)
+                turn_id = None
+            if intent.request_id not in self._memory.intents:
+                return
+            if turn_id is not None:
+                await self._settle_found(intent, turn_id)
+                return
+            await self._shared.clock.sleep(SEARCH_PAUSE_SECONDS)
 
     async def _search(self, intent: IntentRow) -> str | None:
         """The turn that carries the intent's message id. Behind a ping: all that was answered
@@ -223,12 +224,7 @@ class Recovery:
         await self._ledger.barrier(change, patient=True)
 
     async def _fail(self, intent: IntentRow, code: ErrorCode) -> None:
-        said = (
-            "the app-server has not answered it"
-            if code is ErrorCode.CODEX_TIMEOUT
-            else ("the request was lost with the app-server it was meant for")
-        )
-        error = SupervisorError(code, said)
+        error = SupervisorError(code, "the request was lost with the app-server it was meant for")
         await fail_intent(self._ledger, intent, error)
 
 

@@ -41,3 +41,5 @@ class Shared:
     """What an app-server's environment starts from."""
     starts: asyncio.Semaphore
     """How many app-servers may be starting at once."""
+    closing: asyncio.Event
+    """The supervisor ends, and app-servers with it: none is started any more."""

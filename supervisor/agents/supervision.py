@@ -5,6 +5,7 @@ follows from processes and answers alone.
 """
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -26,8 +27,8 @@ from supervisor.agents.upstream import Upstream
 from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation
-from supervisor.lifecycle.agent import AgentEvent, AgentState
-from supervisor.lifecycle.restart import ExitKind
+from supervisor.lifecycle.agent import AT_REST, AgentEvent, AgentState
+from supervisor.lifecycle.restart import PERMANENT, ExitKind, Quarantine
 from supervisor.logs import get_logger
 from supervisor.policy.access import SUPERVISOR
 from supervisor.ports.runtime import Exit, Process
@@ -82,6 +83,16 @@ class Supervision:
                 self.aftermath.stop_wanted.set()
         condition.poke()
 
+    def close(self) -> None:
+        """End the app-server, whatever is desired; `Shared.closing` keeps it from starting."""
+        if self.condition.state not in AT_REST:
+            self.aftermath.stop_wanted.set()
+        self.condition.poke()
+
+    @property
+    def _wanted(self) -> bool:
+        return self.row.desired == "running" and not self._shared.closing.is_set()
+
     # -- the lifecycle
 
     async def run(self) -> None:
@@ -120,7 +131,7 @@ class Supervision:
             self.condition.move(AgentEvent.ADOPTED)
             # Its predecessor may have paused it.
             await process.unpause()
-            if self.row.desired != "running" or self.row.trusted != last.trusted:
+            if not self._wanted or self.row.trusted != last.trusted:
                 # Wanted, committed, and killed before it could be carried out.
                 self.aftermath.stop_wanted.set()
             return process
@@ -133,10 +144,10 @@ class Supervision:
         while condition.state is not AgentState.STARTING:
             if condition.state is AgentState.STOPPED:
                 self.aftermath.stop_wanted.clear()
-                if self.row.desired == "running" and self.row.quarantine is None:
+                if self._wanted and self.row.quarantine is None:
                     condition.move(AgentEvent.START)
                     return
-                if self.row.desired == "running":
+                if self._wanted:
                     condition.reason = self.row.quarantine
                     condition.move(AgentEvent.GIVE_UP)
             await condition.changed()
@@ -250,9 +261,14 @@ class Supervision:
                 )
             await self._ping(inc)
         except SupervisorError as e:
-            if e.code is not ErrorCode.AGENT_RESTARTED:
-                self._failure = e
-                await inc.process.kill_tree()
+            self._failure = e
+            if e.code is ErrorCode.AGENT_RESTARTED:
+                # Its stdin is closed: it is about to be seen to end, or it is no use any more.
+                await self._shared.clock.sleep(settings.stop_grace_seconds)
+                self._failure = SupervisorError(
+                    ErrorCode.CODEX_TIMEOUT, "it has closed its stdin, and not ended"
+                )
+            await inc.process.kill_tree()
 
     async def _ping(self, inc: Incarnation) -> None:
         """For ever; `codex_timeout` when it answers no more."""
@@ -292,10 +308,11 @@ class Supervision:
             async with asyncio.timeout(grace):
                 for turn in list(memory.turns.values()):
                     params = {"threadId": turn.thread_id, "turnId": turn.turn_id}
-                    await inc.upstream.ask("turn/interrupt", params, timeout=grace, own=True)
+                    with contextlib.suppress(SupervisorError):
+                        await inc.upstream.ask("turn/interrupt", params, timeout=grace, own=True)
                 while memory.turns:
                     await self._shared.clock.sleep(0.02)
-        except (TimeoutError, SupervisorError):
+        except TimeoutError:
             log.info("drain_cut_short", turns=len(memory.turns))
         await inc.process.terminate()
         await self._shared.clock.sleep(grace)
@@ -342,15 +359,24 @@ class Supervision:
         metrics.approvals.labels("abandoned").inc(waiting)
 
     async def _after_exit(self, kind: ExitKind, detail: str) -> None:
-        wanted = self.row.desired == "running"
-        given_up = await self.aftermath.after(kind, detail, wanted=wanted)
-        if given_up is None:
-            return
+        verdict = self.aftermath.judge(kind)
+        if isinstance(verdict, Quarantine):
+            await self._give_up(verdict, detail)
+        elif verdict is not None:
+            self.condition.reason = f"{kind.value}: {detail}"
+            await self.aftermath.back_off(verdict.delay_seconds, wanted=self._wanted)
+
+    async def _give_up(self, verdict: Quarantine, detail: str) -> None:
         async with self._wishes:
-            row = msgspec.structs.replace(self.row, quarantine=given_up)
-            try:
-                await self._shared.store.put_project(row)
-            except SupervisorError as e:
-                # It holds for as long as this supervisor lives.
-                log.warning("quarantine_not_kept", error=e.message)
+            if self.aftermath.stop_wanted.is_set():
+                # Somebody asked for a restart, or for rest, before it was given up.
+                self.condition.move(AgentEvent.STOP)
+                return
+            self.condition.reason = f"{verdict.reason}: {detail}"
+            row = self.row
+            if verdict.kind not in PERMANENT:
+                # What no restart mends is mended outside: the next supervisor looks whether it was.
+                row = msgspec.structs.replace(row, quarantine=self.condition.reason)
+            await self.aftermath.tell(verdict, detail, row)
             self.row = row
+            self.condition.move(AgentEvent.GIVE_UP)

@@ -15,6 +15,10 @@ from supervisor.protocol.encoding import request
 from supervisor.protocol.jsonrpc import Kind
 
 
+class UnwrittenError(SupervisorError):
+    """The app-server cannot have got the request: it was not written, or not to its end."""
+
+
 class RequestIds:
     """`<run>-<n>`: tells whose request an answer belongs to, over restarts of the supervisor."""
 
@@ -78,8 +82,7 @@ class Upstream:
         began = self._clock.monotonic()
         try:
             if not self._open_writer().try_write_line(line[:-1]):
-                async with asyncio.timeout(timeout):
-                    await self.write(line)
+                await self._write_within(timeout, line)
             got = await _in_time(answer, timeout - (self._clock.monotonic() - began))
         except TimeoutError:
             raise SupervisorError(
@@ -92,12 +95,12 @@ class Upstream:
 
     def _expect(self, request_id: str, *, own: bool) -> asyncio.Future[Answer]:
         if self._closed:
-            raise SupervisorError(ErrorCode.AGENT_RESTARTED, "the app-server has ended")
+            raise UnwrittenError(ErrorCode.AGENT_RESTARTED, "the app-server has ended")
         bound = self._in_flight
         if not own:
             bound -= min(bound - 1, max(1, bound // 8))
         if len(self._answers) + len(self._owed) >= bound:
-            raise SupervisorError(ErrorCode.OVERLOADED, f"{bound} requests are in flight already")
+            raise UnwrittenError(ErrorCode.OVERLOADED, f"{bound} requests are in flight already")
         answer = self._answers[request_id] = asyncio.get_running_loop().create_future()
         self._metrics.upstream_requests_in_flight.inc()
         return answer
@@ -122,6 +125,16 @@ class Upstream:
             return True
         return False
 
+    async def _write_within(self, seconds: float, line: bytes) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.write(line)
+        except TimeoutError:
+            # Half a line, which the next one's newline ends: Codex ignores what is no JSON.
+            raise UnwrittenError(
+                ErrorCode.CODEX_TIMEOUT, f"the app-server did not read the request in {seconds:g} s"
+            ) from None
+
     def try_write(self, line: bytes) -> bool:
         """Write one encoded line if that needs no waiting; False: `write` it."""
         try:
@@ -144,7 +157,7 @@ class Upstream:
             async with asyncio.timeout(self._write_timeout):
                 await writing
         except TimeoutError:
-            raise SupervisorError(
+            raise UnwrittenError(
                 ErrorCode.CODEX_TIMEOUT, "the app-server does not read its stdin"
             ) from None
 

@@ -221,6 +221,8 @@ class Batch(msgspec.Struct, kw_only=True):
     """Everything one transaction writes for one project. Rows replace rows of the same key."""
 
     project: ProjectId
+    wished: ProjectRow | None = None
+    """The project's own row: what is desired of it."""
     checkpoint: CheckpointRow | None = None
     generations: dict[int, GenerationRow] = msgspec.field(default_factory=dict)
     events: list[EventRow] = msgspec.field(default_factory=list)

@@ -91,8 +91,10 @@ class MemoryStore:
         """Write all of it or nothing. `internal` for a number no engine can hold."""
         self._check()
         checkpoint = [] if batch.checkpoint is None else [batch.checkpoint]
+        wished = [] if batch.wished is None else [batch.wished]
         _refuse_numbers(checkpoint)
         for group in (
+            wished,
             batch.generations.values(),
             batch.events,
             batch.threads.values(),
@@ -104,6 +106,8 @@ class MemoryStore:
         ):
             _refuse_numbers(group)
         self.commits += 1
+        for row in holdable_rows(wished):
+            self._projects[row.project] = row
         rows = self._rows.setdefault(holdable_key(batch.project), _Rows())
         for kept in holdable_rows(checkpoint):
             rows.checkpoint = kept

@@ -27,6 +27,7 @@ and PostgreSQL stop at 32,766."""
 def rows_of(batch: Batch) -> list[list[msgspec.Struct]]:
     """The rows of a batch as they are now, by table; of two with one key the later."""
     return [
+        [] if batch.wished is None else [batch.wished],
         [] if batch.checkpoint is None else [batch.checkpoint],
         [*batch.generations.values()],
         [*{row.n: row for row in batch.events}.values()],

@@ -64,6 +64,7 @@ def shared(root: Path, store: MemoryStore, clock: FakeClock, **settings: Any) ->
         codex=lambda: ["codex"],
         environment={},
         starts=asyncio.Semaphore(1),
+        closing=asyncio.Event(),
     )
 
 
