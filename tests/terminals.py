@@ -85,6 +85,13 @@ class Terminal:
     def ctrl_c(self) -> None:
         self.type("\x03")
 
+    def hang_up(self) -> None:
+        """As when its window is closed."""
+        asyncio.get_running_loop().remove_reader(self._master)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, self._master)
+        os.close(nowhere)
+
     async def ended(self) -> int:
         """Wait for its end; the exit status. Everything it showed is in `shown` then."""
         code = await asyncio.to_thread(self.process.wait, DEADLINE)

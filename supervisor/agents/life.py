@@ -58,7 +58,10 @@ class Life:
         failures = 0
         while True:
             began = self._shared.clock.monotonic()
-            await self._once()
+            async with asyncio.TaskGroup() as attempt:
+                # A task of its own: a group that fails may leave its task marked as being cancelled
+                # (Python 3.11.2 does), and the timeout below would end it.
+                attempt.create_task(self._once())
             self._hurry.clear()  # whoever was in a hurry has been told
             sound = self._shared.clock.monotonic() - began > SOUND_SECONDS
             failures = 0 if sound else min(failures + 1, len(PAUSE_SECONDS) - 1)

@@ -80,6 +80,8 @@ class _UnixLink(asyncio.Protocol):
             self._client.lose(error)
         elif not self.ready.done():
             self.ready.set_exception(error)
+            # A caller that was cancelled before it came to wait never looks: no complaint of that.
+            self.ready.exception()
         self.close()
 
     async def _write(self, frame: bytes) -> None:

@@ -38,6 +38,17 @@ _PASSING = frozenset(
 """What a successor, or a moment, may mend."""
 
 
+def is_passing(error: SupervisorError) -> bool:
+    """Whether `follow` and `ask` wait such an error out.
+
+    An agent that failed, or is not opened again yet, comes back by itself; a stopped one does not,
+    and its error says so.
+    """
+    if error.code is ErrorCode.AGENT_NOT_READY:
+        return error.retryable
+    return error.code in _PASSING
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to keep trying after a loss, and how often: full jitter, doubling up to a cap."""
@@ -62,12 +73,14 @@ class _Trials:
         self._count, self._since = 0, None
 
     async def wait(self, error: SupervisorError, after: str | None) -> None:
-        """Wait before the next try, or give up: `supervisor_unreachable`."""
+        """Wait before the next try, or give up: `supervisor_unreachable`, `agent_not_ready`."""
         patience, now = self._patience, self._patience.clock.monotonic()
         self._since = now if self._since is None else self._since
         if now - self._since >= patience.seconds:
+            # A supervisor that says so is there: only its agent is missing.
+            there = error.code is ErrorCode.AGENT_NOT_READY
             raise SupervisorError(
-                ErrorCode.SUPERVISOR_UNREACHABLE,
+                error.code if there else ErrorCode.SUPERVISOR_UNREACHABLE,
                 f"gave up after {patience.seconds:.0f} s: {error.message}",
                 details={} if after is None else {"after": after},
             ) from error
@@ -124,7 +137,8 @@ async def follow(
 
     Without `after` a snapshot comes first. `expired` and `lagging` are passed on: after `expired`
     a snapshot follows. Ends only by being closed. Raises `supervisor_unreachable` when nobody has
-    answered for as long as `patience` says, its details naming the cursor to go on `after`.
+    answered for as long as `patience` says, or `agent_not_ready` when a supervisor has but the
+    agent has not come back; the details name the cursor to go on `after`.
     """
     place, trials = _Place(after), _Trials(patience or Patience())
     while True:
@@ -144,7 +158,7 @@ async def follow(
                             return
             error = SupervisorError(ErrorCode.CONNECTION_LOST, "the supervisor ended the stream")
         except SupervisorError as raised:
-            if raised.code not in _PASSING:
+            if not is_passing(raised):
                 raise
             error = raised
         if on_lost is not None:
@@ -172,7 +186,7 @@ async def ask(
             async with dial() as client:
                 return _object(await client.call(project, method, params))
         except SupervisorError as error:
-            if error.code not in _PASSING:
+            if not is_passing(error):
                 raise
             if on_lost is not None:
                 on_lost(error)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from supervisor.cli import output
-from supervisor.cli.pieces import Piece, listed, told, word
+from supervisor.cli.pieces import Piece, listed, marked, told, word
 from supervisor.cli.prompting import Dialog, decisions
 from supervisor.cli.rendering import View
 from supervisor.cli.terminal import Keyboard, Terminal
@@ -80,7 +80,7 @@ def how_to_answer(approval: Mapping[str, Any], command: str) -> list[str]:
     words = decisions(method)
     how = f"{command} {approval_id} {words[0]}" if words else f"{command} {approval_id} --text ..."
     others = f"   (or: {', '.join(words[1:])})" if len(words) > 1 else ""
-    return [f"{method} waits for an answer:", f"  {how}{others}"]
+    return [f"{marked(method)} waits for an answer:", f"  {how}{others}"]
 
 
 class Prompter:
@@ -145,7 +145,7 @@ class Prompter:
         self, dialog: Dialog, typed: asyncio.Queue[str | None]
     ) -> dict[str, object] | None:
         while True:
-            self._terminal.ask(dialog.prompt)
+            self._terminal.ask(dialog.prompt, again=dialog.repeated)
             line = await typed.get()
             if line is None:
                 self._terminal.show([Piece("nobody types here any more", "yellow")])

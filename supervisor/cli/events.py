@@ -121,10 +121,15 @@ async def _followed(
 
     from supervisor.api.following import follow
     from supervisor.cli.calling import dial
+    from supervisor.errors import ErrorCode, SupervisorError
 
-    async with dial(settings) as client:
-        # Nobody there, or no such project: said at once, not after long trying.
-        await client.call(project, "projectStatus")
+    try:
+        async with dial(settings) as client:
+            # Nobody there, or no such project: said at once, not after long trying.
+            await client.call(project, "projectStatus")
+    except SupervisorError as error:
+        if error.code is not ErrorCode.AGENT_NOT_READY:
+            raise
     payloads = follow(
         lambda: dial(settings), project, thread, after, on_lost=lambda e: output.note(e.message)
     )

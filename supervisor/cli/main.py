@@ -62,6 +62,7 @@ for noun in _NOUNS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one call. The exit status."""
+    _open_what_is_closed()
     CURRENT[0] = Invocation()
     try:
         app(arguments, prog_name="codex-supervisor")
@@ -75,6 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last one who could say anything
         return _failed(error)
     return 0
+
+
+def _open_what_is_closed() -> None:
+    """Called with a standard stream closed (`<&-`), it gets one that is empty. Else Python has None
+    in its place, and the next file that is opened gets its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The lowest free number: `number` itself, unless something has been opened there since.
+        fd = os.open(os.devnull, os.O_RDWR)
+        os.set_inheritable(fd, fd == number)
+        mode = "w" if number else "r"
+        setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8", errors="backslashreplace"))
 
 
 def _status(end: SystemExit) -> int:
@@ -95,13 +109,20 @@ def _failed(error: BaseException) -> int:
     """Say what went wrong. A group of one error, as task groups make them, is that error."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    if isinstance(error, BrokenPipeError):
+    if _is_of_pipes(error):
         return _unread()
     if not isinstance(error, SupervisorError):
         traceback.print_exception(error)
         error = SupervisorError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
     output.error(error, as_json=CURRENT[0].json)
     return error.exit_status
+
+
+def _is_of_pipes(error: BaseException) -> bool:
+    """Tasks that write side by side each find the pipe closed."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_pipes, error.exceptions))
+    return isinstance(error, BrokenPipeError)
 
 
 def _unread() -> int:

@@ -31,16 +31,24 @@ def plain(text: object) -> str:
 
 def console() -> "Console":
     """Standard output, for people."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return _console(stderr=False)
 
 
 def errors() -> "Console":
     """Standard error, for people."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    class Honest(Console):
+        """Raises the closed pipe: rich's own way, to exit, ends no task in order."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Honest(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def document(value: object) -> None:

@@ -47,6 +47,11 @@ def unix_lines(text: str) -> str:
     return text.replace("\r\n", "\n")
 
 
+def marked(text: str) -> str:
+    """`text` with every line after its first marked: none of them looks like one of ours."""
+    return text.replace("\n", "\n  | ")
+
+
 def command_line(command: object) -> str:
     """The command without the shell Codex runs it with."""
     text = word(command)
@@ -62,14 +67,14 @@ def command_piece(command: object, cwd: object, root: str) -> Piece:
     """`$ make test`, with the directory where it is not the project's."""
     place = word(cwd)
     beside = f"  (in {shown_path(place, root)})" if place and place != root else ""
-    return Piece(f"$ {command_line(command)}{beside}", "bold")
+    return Piece(f"$ {marked(command_line(command))}{beside}", "bold")
 
 
 def shown_path(path: object, root: str) -> str:
     """Relative to the project, inside of it."""
     text = word(path)
     inside = text.removeprefix(root.rstrip("/") + "/")
-    return inside or text
+    return marked(inside or text)
 
 
 def output_pieces(output: str) -> Iterable[Piece]:
@@ -85,7 +90,7 @@ def change_pieces(changes: object, root: str, limit: int = PATCH_LINES) -> Itera
     """Files changed, each with so many lines of its diff."""
     for change in map(told, listed(changes)):
         kind = told(change.get("kind"))
-        what = word(kind.get("type")) or "change"
+        what = marked(word(kind.get("type"))) or "change"
         to = word(kind.get("move_path"))
         moved = f" → {shown_path(to, root)}" if to else ""
         lines = _diff_lines(what, word(change.get("diff")))

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor.cli.pieces import Piece, change_pieces, command_piece, listed, told, word
+from supervisor.cli.output import plain
+from supervisor.cli.pieces import (
+    Piece,
+    change_pieces,
+    command_piece,
+    listed,
+    marked,
+    told,
+    word,
+)
 from supervisor.protocol.answers import (
     COMMAND,
     ELICITATION,
@@ -22,6 +31,11 @@ from supervisor.protocol.answers import (
 
 APPROVAL_LINES = 1000
 """Of each file's diff: an approval has to show what it allows."""
+LONG_ROWS = 10
+"""From so many rows on, the begin of what is asked may have left the screen."""
+_ROW = 80
+_BEGIN = 50
+"""Characters of the begin of what is asked, where it is repeated: they fit on a line."""
 
 _WORDS = {
     "accept": ("y", "yes", "accept"),
@@ -101,15 +115,35 @@ class Dialog:
         self._said: list[tuple[str, str]] = []
         self.pieces = list(described(approval, item, root))
         """What it is about."""
+        self._rows = sum(map(_rows, self.pieces))
 
     @property
     def prompt(self) -> str:
         """What stands before the cursor."""
+        return self._words if self._rows < LONG_ROWS else self.repeated
+
+    @property
+    def repeated(self) -> str:
+        """The same below other text. Whoever asks for much, or writes meanwhile, can move what is
+        asked off the screen, and what looks like another into its place: so its begin stands here.
+        """
+        return self._words if self._questions else f"{self._reminder}\n{self._words}"
+
+    @property
+    def _words(self) -> str:
         if not self._questions:
             return "  ".join(_SHOWN[decision] for decision in self._decisions) + "  > "
         asked = self._questions[len(self._said)]
-        options = "".join(f"\n  {n}. {text}" for n, text in enumerate(asked.options, 1))
-        return f"{asked.text}{options}\n> "
+        options = "".join(f"\n  {n}. {marked(text)}" for n, text in enumerate(asked.options, 1))
+        return f"{marked(asked.text)}{options}\n> "
+
+    @property
+    def _reminder(self) -> str:
+        """One line: how what is asked begins, and how long it is."""
+        heads = [plain(piece.text).split("\n")[0].expandtabs(1) for piece in self.pieces[:2]]
+        head = ": ".join(heads)
+        begin = head if len(head) <= _BEGIN else head[:_BEGIN] + "…"
+        return f"({begin} - {self._rows} lines in all)"
 
     def take(self, line: str) -> dict[str, object] | None:
         """The params of `answerApproval`, or None: ask (again, or the next question)."""
@@ -136,6 +170,12 @@ class Dialog:
         return bool(self._decisions or self._questions)
 
 
+def _rows(piece: Piece) -> int:
+    """How many rows of a terminal it takes, rather too many than too few."""
+    lines = plain(piece.text).split("\n")
+    return sum(1 + len(line.expandtabs().encode()) // _ROW for line in lines)
+
+
 def described(
     approval: Mapping[str, Any], item: Mapping[str, Any] | None, root: str
 ) -> Iterable[Piece]:
@@ -143,19 +183,19 @@ def described(
     method, params = word(approval.get("method")), told(approval.get("params"))
     describe = _DESCRIBED.get(method)
     if describe is None:
-        yield Piece(f"codex asks {method}:", "bold yellow")
+        yield Piece(f"codex asks {marked(method)}:", "bold yellow")
         yield Piece(json.dumps(params, indent=2, ensure_ascii=False))
     else:
         yield from describe(params, item or {}, root)
     if word(params.get("reason")):
-        yield Piece(f"reason given: {word(params.get('reason'))}", "yellow")
+        yield Piece(f"reason given: {marked(word(params.get('reason')))}", "yellow")
 
 
 def _command(params: Mapping[str, Any], item: Mapping[str, Any], root: str) -> Iterable[Piece]:
     network = told(params.get("networkApprovalContext"))
     if network:
         host = f"{word(network.get('protocol'))} {word(network.get('host'))}"
-        yield Piece(f"codex wants to reach {host} for", "bold yellow")
+        yield Piece(f"codex wants to reach {marked(host)} for", "bold yellow")
     else:
         yield Piece("codex wants to run", "bold yellow")
     command = params.get("command") or item.get("command")
@@ -173,7 +213,8 @@ def _file_change(params: Mapping[str, Any], item: Mapping[str, Any], root: str) 
     else:
         yield Piece("(what changes is not known here)", "yellow")
     if word(params.get("grantRoot")):
-        yield Piece(f"and to write below {word(params.get('grantRoot'))} from now on", "yellow")
+        below = marked(word(params.get("grantRoot")))
+        yield Piece(f"and to write below {below} from now on", "yellow")
 
 
 def _permissions(params: Mapping[str, Any], item: Mapping[str, Any], root: str) -> Iterable[Piece]:

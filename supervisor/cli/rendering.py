@@ -13,6 +13,7 @@ from supervisor.cli.pieces import (
     change_pieces,
     command_piece,
     listed,
+    marked,
     output_pieces,
     problem,
     seconds,
@@ -139,7 +140,7 @@ class View:
             limit = 0 if item_id in self._seen_whole else PATCH_LINES
             yield from change_pieces(item.get("changes"), self._root, limit)
         else:
-            paths = [word(told(c).get("path")) for c in listed(item.get("changes"))]
+            paths = [marked(word(told(c).get("path"))) for c in listed(item.get("changes"))]
             yield Piece(f"not changed ({status}): {', '.join(paths)}", "yellow")
 
     # -- the turn, and what goes wrong
@@ -224,5 +225,5 @@ def _described(item: Params) -> str:
     kind = word(item.get("type")) or "item"
     for key in ("tool", "query", "path", "review", "name"):
         if word(item.get(key)):
-            return f"{kind}: {word(item.get(key))[:200]}"
+            return f"{kind}: {marked(word(item.get(key))[:200])}"
     return kind

@@ -221,12 +221,14 @@ class _Run:
 
 
 class _Lost:
-    """Says it once that the supervisor is away, however often it is tried again."""
+    """Says it once that the supervisor, or the agent, is away, however often it is tried again."""
 
     def __init__(self) -> None:
         self._said = False
 
     def __call__(self, error: SupervisorError) -> None:
         if not self._said:
-            output.note(f"lost the supervisor ({error.message}); going on once it is back")
+            there = error.code is ErrorCode.AGENT_NOT_READY
+            what = "the project's agent is away" if there else "lost the supervisor"
+            output.note(f"{what} ({error.message}); going on once it is back")
         self._said = True

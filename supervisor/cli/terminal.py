@@ -22,6 +22,7 @@ class Terminal:
         """The stream whose line is not ended; "" for a prompt's."""
         self._last: str | None = None
         self._prompt: str | None = None
+        """As it is repeated."""
 
     def show(self, pieces: Iterable[Piece]) -> None:
         """Write them. What flows is there at once."""
@@ -37,14 +38,19 @@ class Terminal:
                 self._last = piece.stream
                 self._open = None if piece.text.endswith("\n") else piece.stream
         if self._prompt is not None:
-            self.ask(self._prompt)
+            self._ask(self._prompt)
         self._console.file.flush()
 
-    def ask(self, text: str) -> None:
-        """A prompt: what is typed stands behind it. It stays the last line until `asked`."""
+    def ask(self, text: str, *, again: str | None = None) -> None:
+        """A prompt: what is typed stands behind it. It stays the last line until `asked`, in the
+        words of `again` where other text has come between it and what it is about."""
+        self._prompt = text if again is None else again
+        self._ask(text)
+
+    def _ask(self, text: str) -> None:
         self._fresh_line()
         self._write(text, "bold yellow")
-        self._prompt, self._open, self._last = text, "", None
+        self._open, self._last = "", None
         self._console.file.flush()
 
     def asked(self, *, answered: bool) -> None:

@@ -1,9 +1,12 @@
 """`up`: the supervisor, in the foreground."""
 
 import asyncio
+import errno
 import gc
+import os
 import signal
 import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import StrEnum, unique
@@ -61,7 +64,7 @@ def up(
     on_shutdown: Shutdown = None,
     idle_exit: IdleExit = None,
 ) -> None:
-    """Run the supervisor for a directory. Ctrl-C or SIGTERM end it."""
+    """Run the supervisor for a directory. Ctrl-C, SIGTERM or closing the terminal end it."""
     import uvloop
 
     from supervisor import logs
@@ -110,7 +113,11 @@ def _tune() -> None:
 
 @asynccontextmanager
 async def _told_to_end() -> AsyncIterator[asyncio.Event]:
-    """Set by the first SIGINT or SIGTERM; the second one ends the process as it would any."""
+    """Set by the first SIGINT or SIGTERM; the second one ends the process as it would any.
+
+    Set by SIGHUP too, of which any number may come: a shell and the kernel both send it when a
+    terminal's window is closed. Not under nohup, which has it ignored.
+    """
     told, loop = asyncio.Event(), asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
 
@@ -119,9 +126,27 @@ async def _told_to_end() -> AsyncIterator[asyncio.Event]:
         for each in signals:
             loop.remove_signal_handler(each)
 
+    def hang_up() -> None:
+        _leave_the_terminal()
+        told.set()
+
     for each in signals:
         loop.add_signal_handler(each, tell)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
     yield told
+
+
+def _leave_the_terminal() -> None:
+    """What is still said goes nowhere, where the terminal is gone: the end is not to fail by it."""
+    for number in range(3):
+        try:
+            termios.tcgetattr(number)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
 
 
 async def _until_end(settings: "Settings", supervisor: "Supervisor", told: asyncio.Event) -> None:

@@ -364,6 +364,34 @@ async def test_no_module_of_the_project_is_ever_imported(home: Home) -> None:
     assert not (home.rig.project_dir / "ran").exists()
 
 
+async def test_nobody_reading_any_more_ends_it_without_a_word(home: Home) -> None:
+    process = await piped(home, *home.run("mock:slow n=400 delay=0.02", *FREE))
+    assert process.stdout is not None
+    async with asyncio.timeout(DEADLINE):
+        await process.stdout.readuntil(b"000003 ")
+        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        assert process.stderr is not None
+        said = await process.stderr.read()
+        assert await process.wait() == 141
+    assert b"Traceback" not in said
+    assert b"never retrieved" not in said
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+async def test_a_closed_standard_stream_is_no_mistake(home: Home, closed: str) -> None:
+    arguments = command(*home.run("mock:text n=2", *FREE))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *arguments],
+        env={**environment(), **home.env},
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 async def piped(home: Home, *arguments: str) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(
         *command(*arguments),

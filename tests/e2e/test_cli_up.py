@@ -106,6 +106,39 @@ async def test_sigterm_ends_it_and_its_app_server(made: Rig) -> None:
     assert not Path(str(printed["socket"])).exists()
 
 
+async def test_closing_its_terminal_ends_it_and_its_app_server(made: Rig) -> None:
+    async with terminal(env(made), *up(made)) as shown:
+        await shown.expect("Ctrl-C ends it.")
+        pid = await app_server(made)
+        shown.hang_up()
+        assert await shown.ended() == 0
+    assert not psutil.pid_exists(pid)
+    assert made.processes() == []
+
+
+async def test_more_than_one_hang_up_is_one(made: Rig) -> None:
+    async with serving(made) as (process, _):
+        pid = await app_server(made)
+        while psutil.pid_exists(pid):
+            process.send_signal(signal.SIGHUP)
+            await asyncio.sleep(0.01)
+        assert await process.wait() == 0
+    assert made.processes() == []
+
+
+async def test_under_nohup_a_hang_up_is_nothing(made: Rig) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with serving(made) as (process, _):
+            process.send_signal(signal.SIGHUP)
+            await app_server(made)
+            assert process.returncode is None
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 async def test_what_is_to_be_kept_is_found_again_by_the_next_one(made: Rig) -> None:
     async with serving(made, "--on-shutdown", "keep") as (process, _):
         pid = await app_server(made)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -171,6 +171,61 @@ async def test_a_store_that_is_away_is_waited_for(place: Place) -> None:
 
         await ask(place.dial, PROJECT, "pingProject", on_lost=mended)
     assert place.lost == [ErrorCode.STORE_UNAVAILABLE]
+
+
+async def test_an_agent_that_failed_is_waited_for_by_who_asks(place: Place) -> None:
+    async with asyncio.timeout(DEADLINE), unix_server(place.path) as serving:
+        serving.agent.failure = SupervisorError(ErrorCode.AGENT_NOT_READY, "failed")
+
+        def back(error: SupervisorError) -> None:
+            place.note(error)
+            serving.agent.failure = None
+
+        await ask(place.dial, PROJECT, "pingProject", on_lost=back)
+    assert place.lost == [ErrorCode.AGENT_NOT_READY]
+
+
+async def test_an_agent_that_failed_is_waited_for_by_who_follows(place: Place) -> None:
+    async with asyncio.timeout(DEADLINE), unix_server(place.path) as serving:
+        serving.agent.make_subscription = refusing(retryable=True)
+
+        def back(error: SupervisorError) -> None:
+            place.note(error)
+            told(serving, event(1))
+
+        payloads = follow(place.dial, PROJECT, after=Cursor.parse("e.0"), on_lost=back)
+        async with aclosing(payloads):
+            assert (await anext(payloads))["cursor"] == "e.1"
+    assert place.lost == [ErrorCode.AGENT_NOT_READY]
+
+
+async def test_a_stopped_agent_is_not_waited_for(place: Place) -> None:
+    async with asyncio.timeout(DEADLINE), unix_server(place.path) as serving:
+        serving.agent.make_subscription = refusing(retryable=False)
+        with pytest.raises(SupervisorError) as raised:
+            await anext(follow(place.dial, PROJECT, on_lost=place.note))
+    assert raised.value.code is ErrorCode.AGENT_NOT_READY
+    assert place.lost == []
+
+
+async def test_who_gives_up_on_an_agent_does_not_blame_the_supervisor(place: Place) -> None:
+    patience = Patience(seconds=10, clock=AdvancingClock(), rng=random.Random(7))
+    async with asyncio.timeout(DEADLINE), unix_server(place.path) as serving:
+        serving.agent.make_subscription = refusing(retryable=True)
+        payloads = follow(place.dial, PROJECT, after=Cursor.parse("e.5"), patience=patience)
+        with pytest.raises(SupervisorError) as raised:
+            await anext(payloads)
+    assert raised.value.code is ErrorCode.AGENT_NOT_READY
+    assert raised.value.details == {"after": "e.5"}
+
+
+def refusing(*, retryable: bool) -> Callable[[], FakeSubscription]:
+    """As an agent whose subscriptions are refused."""
+
+    def refuse() -> FakeSubscription:
+        raise SupervisorError(ErrorCode.AGENT_NOT_READY, "failed", retryable=retryable)
+
+    return refuse
 
 
 class AdvancingClock:

@@ -6,10 +6,14 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from supervisor.app import TOKEN_BYTES, read_token
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.testing.app_server import install
 from tests.integration.machine import START_TIMEOUT, Machine, Served, refusal, served
@@ -263,3 +267,32 @@ async def test_a_token_that_others_can_read_is_refused(machine: Machine) -> None
     error = await refusal(machine.settings(token_file=token))
     assert error.code is ErrorCode.STATE_DIRECTORY_UNSAFE
     assert str(token) in error.message
+    assert token.read_text() == "known to all"
+
+
+@pytest.mark.parametrize("left", ["", "\n"])
+def test_a_token_file_left_empty_is_replaced_and_that_is_logged(tmp_path: Path, left: str) -> None:
+    token = tmp_path / "token"
+    token.write_text(left)
+    token.chmod(0o600)
+    with capture_logs() as logged:
+        made = read_token(token)
+        assert read_token(token) == made
+    assert len(made) >= TOKEN_BYTES
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert logged == [{"event": "empty_token_replaced", "path": str(token), "log_level": "warning"}]
+    assert list(tmp_path.iterdir()) == [token]
+
+
+def test_a_disk_that_is_full_leaves_no_empty_token_file(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path; from supervisor.app import read_token;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); read_token(Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script, str(tmp_path / "token")],
+        capture_output=True,
+        check=False,
+    )
+    assert b"OSError" in done.stderr
+    assert list(tmp_path.iterdir()) == []

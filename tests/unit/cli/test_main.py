@@ -131,6 +131,41 @@ def test_nobody_reading_is_no_error_to_talk_about() -> None:
     assert done.returncode == program.BROKEN_PIPE
 
 
+@pytest.mark.parametrize(
+    ("closed", "arguments", "status"),
+    [
+        ("<&-", ["--help"], os.EX_OK),
+        ("<&-", ["run", "-"], os.EX_DATAERR),
+        (">&-", ["schema"], os.EX_OK),
+        ("2>&-", ["run", ""], os.EX_DATAERR),
+        ("<&- >&- 2>&-", ["run", "-"], os.EX_DATAERR),
+    ],
+)
+def test_a_closed_standard_stream_is_an_empty_one(
+    closed: str, arguments: list[str], status: int
+) -> None:
+    script = f'exec "$@" {closed}'
+    command = [sys.executable, "-m", "supervisor.cli.main", *arguments]
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_pipes_that_several_tasks_found_closed_are_nothing_to_talk_about(
+    raising: list[BaseException], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_unread", lambda: program.BROKEN_PIPE)
+    raising.append(ExceptionGroup("tasks", [BrokenPipeError(), BrokenPipeError()]))
+
+    assert main(["fail"]) == program.BROKEN_PIPE
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["version"], ["run", "--help"]])
 def test_what_only_tells_of_itself_loads_no_database_and_no_web_server(
     arguments: list[str],

@@ -1,5 +1,7 @@
 """Text for a terminal: nothing in it moves a cursor or shows in another order."""
 
+import os
+import sys
 import unicodedata
 
 import pytest
@@ -44,6 +46,21 @@ def test_a_line_is_one_line_and_takes_a_lone_surrogate(
     output.line({"text": "a\nb \ud800"})
 
     assert capfdbinary.readouterr().out.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_console_nobody_reads_raises_that(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, stream, os.fdopen(write, "w"))
+    console = output.console() if stream == "stdout" else output.errors()
+
+    with pytest.raises(BrokenPipeError):
+        console.out("said")
+
+    # What is buffered still would fail once more when the file is thrown away.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), write)
+    getattr(sys, stream).close()
 
 
 def test_quoted_words_are_those_a_shell_gives_back() -> None:

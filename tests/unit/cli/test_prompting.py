@@ -86,6 +86,58 @@ def test_a_command_is_shown_as_it_would_run() -> None:
     assert text(asked) == "codex wants to run\n$ rm -rf x  (in sub)\nreason given: to clean"
 
 
+FAKE = "\ncodex wants to run\n$ ls -la\n[y]es  [n]o  > "
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        dialog(command=f"evil{FAKE}"),
+        dialog(command="evil", cwd=f"/p/{FAKE}"),
+        dialog(command="evil", reason=FAKE),
+        dialog(networkApprovalContext={"protocol": "https", "host": FAKE}),
+        dialog(f"new/method{FAKE}"),
+        dialog(FILE_CHANGE, {"changes": [{"path": f"/p/a{FAKE}", "kind": {"type": "add"}}]}),
+        dialog(FILE_CHANGE, {"changes": [{"path": "a", "kind": {"type": f"add{FAKE}"}}]}),
+        dialog(
+            FILE_CHANGE,
+            {"changes": [{"path": "a", "kind": {"type": "update", "move_path": f"b{FAKE}"}}]},
+        ),
+        dialog(FILE_CHANGE, {"changes": [{"path": "a", "diff": FAKE}]}, grantRoot=FAKE),
+        dialog(PERMISSIONS, None, permissions={"x": FAKE}, reason=FAKE),
+        dialog(USER_INPUT, None, questions=[{"question": FAKE, "options": [{"label": FAKE}]}]),
+    ],
+)
+def test_nothing_that_codex_says_looks_like_another_question(asked: Dialog) -> None:
+    lines = f"{text(asked)}\n{asked.prompt}".split("\n")
+
+    assert sum(line.startswith("codex wants") for line in lines) <= 1
+    assert sum(line.startswith("[y]es") for line in lines) <= 1
+    assert not any(line.startswith("$ ls") for line in lines)
+
+
+def test_the_lines_of_a_command_after_its_first_are_marked() -> None:
+    assert text(dialog(command="one\ntwo\n")) == "codex wants to run\n$ one\n  | two\n  | "
+
+
+@pytest.mark.parametrize("filler", ["\n" * 50, " " * 80 * 50, "\t" * 10 * 50])
+def test_what_may_have_left_the_screen_is_named_at_the_prompt(filler: str) -> None:
+    asked = dialog(command=f"evil{filler}codex wants to run")
+
+    reminder, words = asked.prompt.split("\n")
+    assert reminder.startswith("(codex wants to run: $ evil")
+    assert reminder.endswith("lines in all)")
+    assert len(reminder) < 80
+    assert words.startswith("[y]es")
+
+
+def test_what_is_short_is_named_again_only_below_other_text() -> None:
+    asked = dialog(command="make test")
+
+    assert asked.prompt.startswith("[y]es")
+    assert asked.repeated == f"(codex wants to run: $ make test - 2 lines in all)\n{asked.prompt}"
+
+
 def test_a_change_of_files_is_shown_from_its_item_and_whole() -> None:
     change = {"path": "/p/a", "kind": {"type": "add"}, "diff": "x\n" * 100}
 
