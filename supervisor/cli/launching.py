@@ -69,7 +69,7 @@ class Launcher:
                     self._say("starting a supervisor in the background")
                 await self._start()
             elif self._process is None:
-                self._may_start = pid == _background_pid(self._settings)
+                self._may_start = pid in _background_pids(self._settings)
 
     async def _serving(self) -> int | None:
         """The pid of the supervisor that answers; None if there is none."""
@@ -94,14 +94,14 @@ class Launcher:
                 stderr=log,
                 start_new_session=True,
             )
+            # At once: whoever started it may be gone before it answers.
+            _note_background(self._settings, process.pid)
             self._process = process
             async with asyncio.timeout(START_SECONDS):
-                while (pid := await self._serving()) is None:
+                while await self._serving() is None:
                     if process.poll() is not None and not _lost_a_race(log, begin):
                         raise _complaint(log, begin)
                     await asyncio.sleep(POLL_SECONDS)
-            if pid == process.pid:
-                _pid_file(self._settings).write_text(str(pid))
         except TimeoutError:
             raise SupervisorError(
                 ErrorCode.SUPERVISOR_UNREACHABLE,
@@ -144,11 +144,19 @@ def _pid_file(settings: Settings) -> Path:
     return settings.state_dir / "background.pid"
 
 
-def _background_pid(settings: Settings) -> int | None:
+def _note_background(settings: Settings, pid: int) -> None:
+    """Two may be started at once, of which one serves: each adds a line."""
+    with _pid_file(settings).open("a") as file:
+        if file.tell() > _TAIL:
+            file.truncate(0)
+        file.write(f"{pid}\n")
+
+
+def _background_pids(settings: Settings) -> set[int]:
     try:
-        return int(_pid_file(settings).read_text())
+        return {int(line) for line in _pid_file(settings).read_text().splitlines()}
     except (OSError, ValueError):
-        return None
+        return set()
 
 
 def _errors(log: int, begin: int) -> list[SupervisorError]:

@@ -42,7 +42,9 @@ class Home:
         return ["run", "-C", self.project, *options, prompt]
 
     def background(self) -> psutil.Process:
-        return psutil.Process(int((self.rig.state_dir / "background.pid").read_text()))
+        """The one that was started last."""
+        started = (self.rig.state_dir / "background.pid").read_text().split()
+        return psutil.Process(int(started[-1]))
 
 
 @pytest.fixture
