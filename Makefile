@@ -13,6 +13,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 CHAOS_KILLS ?= 100
 UV_VERSION := 0.13.8
+PACKAGES := podman runc catatonit uidmap debootstrap
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
@@ -35,7 +36,7 @@ FIND_PYTHON := find_python() { \
 			"apt-get install python3 python3-venv) and run make again." >&2; \
 		return 1; }
 
-.PHONY: help setup demo run test fmt lint types unit bench chaos lock clean
+.PHONY: help setup demo run test system fmt lint types unit bench chaos lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -57,7 +58,19 @@ demo: $(READY) ## a turn, an approval, the audit table, and a supervisor killed 
 run: $(READY) ## start a supervisor here (ARGS="--listen-port 0")
 	$(BIN)/codex-supervisor up $(ARGS)
 
-test: lint types unit ## everything a change has to pass
+test: system lint types unit ## everything a change has to pass
+
+# What tests need beside Python: asked of Debian by root, else the tests say what they lack. The
+# agent's image takes a minute from nothing, and is found made the next time.
+system: $(READY)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& ! dpkg --status $(PACKAGES) >/dev/null 2>&1; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -qy --no-install-recommends $(PACKAGES); \
+	fi
+	@if [ "$$(id -u)" = 0 ] && command -v podman >/dev/null; then \
+		echo "agent image: $$(PATH=$(CURDIR)/$(BIN):$$PATH images/agent/build)"; \
+	fi
 
 unit: $(READY) ## the tests alone (ARGS="tests/unit -k settings")
 	$(BIN)/python -m pytest --ignore=tests/bench $(ARGS)

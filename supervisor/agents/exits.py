@@ -11,6 +11,10 @@ _KNOWN_KINDS = {
     ErrorCode.AGENT_START_FAILED: ExitKind.START_FAILED,
     ErrorCode.CODEX_MISSING: ExitKind.CODEX_MISSING,
     ErrorCode.CODEX_VERSION: ExitKind.CODEX_VERSION,
+    # What a container cannot be made of: no restart mends it.
+    ErrorCode.PROJECT_PATH_REFUSED: ExitKind.BAD_CONFIG,
+    ErrorCode.STATE_DIRECTORY_UNSAFE: ExitKind.BAD_CONFIG,
+    ErrorCode.SETTINGS_INVALID: ExitKind.BAD_CONFIG,
 }
 
 
@@ -31,6 +35,7 @@ def explain(
         ready=ready,
         timed_out=failure is not None and failure.code is ErrorCode.CODEX_TIMEOUT,
         stderr_tail=stderr,
+        oom=exit_.oom,
         known=None if failure is None else _KNOWN_KINDS.get(failure.code),
     )
     if overrun:
@@ -38,6 +43,8 @@ def explain(
     if failure is not None:
         return classify(facts), failure.message
     how = f"signal {exit_.signal}" if exit_.signal else f"exit code {exit_.code}"
+    if exit_.oom:
+        how = f"{how}, its memory limit was reached"
     # Once it has run turns, its stderr may quote what people and models said.
     shown = stderr.strip()[-STDERR_SHOWN:]
     return classify(facts), how if ready or not shown else f"{how}: {shown}"

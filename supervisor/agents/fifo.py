@@ -75,7 +75,7 @@ class FifoWriter:
                 if self._torn:
                     await self._write_whole(memoryview(b"\n"))
                     self._torn = False
-                for piece in utf8_chunks(ended, PIPE_BUF):
+                for piece in _pieces(ended):
                     await self._write_whole(piece)
                     self._torn = True
                 self._torn = False
@@ -118,6 +118,17 @@ def _ended(line: bytes) -> bytes:
     if b"\n" in line:
         raise ValueError("a line to write has no newline")
     return line + b"\n"
+
+
+def _pieces(ended: bytes) -> list[memoryview]:
+    """As one write takes them. The last holds more than the newline: whatever the others leave is
+    no whole line, which the newline of the next one would have carried out."""
+    pieces = list(utf8_chunks(ended, PIPE_BUF))
+    if len(pieces) > 1 and len(pieces[-1]) == 1:
+        begins = len(ended) - 1 - len(pieces[-2])
+        cut = begins + len(next(utf8_chunks(ended[begins:], PIPE_BUF // 2)))
+        pieces[-2:] = [memoryview(ended)[begins:cut], memoryview(ended)[cut:]]
+    return pieces
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -261,13 +261,14 @@ class Supervision:
                 )
             await self._ping(inc)
         except SupervisorError as e:
-            self._failure = e
             if e.code is ErrorCode.AGENT_RESTARTED:
-                # Its stdin is closed: it is about to be seen to end, or it is no use any more.
+                # Its stdin is closed: it is about to be seen to end, which says more than this
+                # does, or it is no use any more.
                 await self._shared.clock.sleep(settings.stop_grace_seconds)
-                self._failure = SupervisorError(
+                e = SupervisorError(
                     ErrorCode.CODEX_TIMEOUT, "it has closed its stdin, and not ended"
                 )
+            self._failure = e
             await inc.process.kill_tree()
 
     async def _ping(self, inc: Incarnation) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from supervisor.runtimes.processes import (
 
 _REAPED_WITHIN = 20
 """How often, at 10 ms, to ask how an adopted process ended, before nobody knows."""
+
+_SEEN_WITHIN = 100
+"""How often, at 1 ms, to look whether a new process shows its environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,9 @@ def _spawn(launch: Launch, proc_root: Path) -> _Spawned:
         raise SupervisorError(
             ErrorCode.AGENT_START_FAILED, f"the app-server cannot be started: {error}"
         ) from error
-    return _identified(child, proc_root)
+    spawned = _identified(child, proc_root)
+    _await_marker(child, launch.marker, proc_root)
+    return spawned
 
 
 def _popen(launch: Launch, descriptors: list[int]) -> int:
@@ -201,6 +207,16 @@ def _identified(pid: int, proc_root: Path) -> _Spawned:
     # A child that has ended at once is a zombie until it is collected, and keeps its ticks.
     ticks = _child_ticks(pid, proc_root)
     return _Spawned(Identity(pid=pid, start_ticks=ticks, boot_id=boot_id(proc_root)), pidfd)
+
+
+def _await_marker(pid: int, marker: str, proc_root: Path) -> None:
+    """Popen returns in the middle of the exec: the environment reads as empty a moment longer, and
+    nobody would know the process by its marker."""
+    for _ in range(_SEEN_WITHIN):
+        ended = start_ticks(pid, proc_root) is None
+        if ended or carries_marker(pid, marker, proc_root) is not False:
+            return
+        time.sleep(0.001)
 
 
 def _child_ticks(pid: int, proc_root: Path) -> int:

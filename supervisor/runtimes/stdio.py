@@ -1,4 +1,4 @@
-"""The three files an app-server gets for its stdio (D1), opened the way every runtime hands them on."""
+"""The three files an app-server gets for its stdio (D1), as every runtime hands them on."""
 
 import os
 import stat
@@ -21,6 +21,12 @@ def opened(launch: Launch) -> Iterator[list[int]]:
     finally:
         for fd in descriptors:
             os.close(fd)
+
+
+def take_back(launch: Launch) -> None:
+    """Make the files ours again: an OCI runtime gave them to the agent. Raises OSError."""
+    for path in (launch.stdin, launch.stdout, launch.stderr):
+        os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
 
 
 def _open_fifo(path: Path) -> int:

@@ -7,6 +7,7 @@ thread/loaded/list, turn/start, turn/interrupt. The text of a turn says what hap
     slow n=50 delay=D   the same, D seconds apart
     ask                 a command approval; the turn ends when it is answered
     hang                nothing, until turn/interrupt
+    deaf                nothing ever again: stdin is closed, and the process stays
     exit:CODE, die      the process ends: with that code, or by SIGKILL
     tail                half a line is written, then the process ends by SIGKILL
     junk:NAME           one piece of junk (see `JUNK`), then as `text`
@@ -180,6 +181,9 @@ class AppServer:
             return
         if method == "turn/start":
             self._turn_start(request_id, params)
+        elif method == "turn/interrupt" and params.get("turnId") not in self._turns:
+            error = {"code": -32600, "message": "no active turn to interrupt"}
+            self._send({"id": request_id, "error": error})
         elif method in handlers:
             self._send({"id": request_id, "result": handlers[method](params)})
             if method == "thread/start":
@@ -266,6 +270,9 @@ class AppServer:
             if name == "tail":
                 os.write(1, b'{"method":"item/agentMessage/delta","params":{"thr')
             os.kill(os.getpid(), signal.SIGKILL)
+        if name == "deaf":
+            os.close(0)
+            signal.pause()
         if name == "hang":
             yield FOREVER
         if name == "ask":
@@ -309,9 +316,8 @@ class AppServer:
         self._send({"method": method, "id": self._last_ask, "params": params})
 
     def _interrupt(self, params: Message) -> Message:
-        if params["turnId"] in self._turns:
-            self._turns[params["turnId"]][2].close()  # type: ignore[attr-defined]
-            self._end(params["threadId"], params["turnId"], "interrupted")
+        self._turns[params["turnId"]][2].close()  # type: ignore[attr-defined]
+        self._end(params["threadId"], params["turnId"], "interrupted")
         return {}
 
     def _end(self, thread_id: str, turn_id: str, status: str) -> None:

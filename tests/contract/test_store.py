@@ -96,6 +96,19 @@ async def test_projects_are_listed_by_id_and_replaced(store: Store) -> None:
     assert await store.project(B) == project_row(B, trusted=True, desired="stopped")
 
 
+async def test_a_projects_own_row_is_written_with_the_rest_of_its_batch(store: Store) -> None:
+    await store.put_project(project_row(A))
+    await store.put_project(project_row(B))
+    wished = project_row(A, trusted=True, quarantine=None)
+    await store.commit(Batch(project=A, wished=wished, events=[event(1)]))
+
+    assert await store.projects() == [wished, project_row(B)]
+    assert (await store.project_state(A)).events == [event(1)]
+
+    await store.commit(Batch(project=A, events=[event(2)]))
+    assert await store.project(A) == wished
+
+
 async def test_a_row_replaces_the_one_of_the_same_key(store: Store) -> None:
     await store.commit(everything(A))
     later = Batch(
@@ -165,12 +178,14 @@ async def test_a_batch_with_one_impossible_row_changes_nothing(
     store: Store, broken: dict[str, Any]
 ) -> None:
     await store.commit(everything(A))
+    await store.put_project(project_row(A))
     before = await store.project_state(A)
     rows: dict[str, Any] = {
         "checkpoint": checkpoint(next_n=50),
         "threads": {"t9": thread("t9")},
         "intents": intents(intent("r-9")),
         "drop_events_below": 100,
+        "wished": project_row(A, trusted=True),
     }
 
     with pytest.raises(SupervisorError) as raised:
@@ -179,6 +194,7 @@ async def test_a_batch_with_one_impossible_row_changes_nothing(
     assert raised.value.code is ErrorCode.INTERNAL
     assert not raised.value.retryable
     assert await store.project_state(A) == before
+    assert await store.project(A) == project_row(A)
     assert len(await store.audit(A, after_seq=0, limit=10)) == 2
 
 

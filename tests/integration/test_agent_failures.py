@@ -5,86 +5,24 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from supervisor.api.dialing import connect_unix
-from supervisor.clock import SystemClock
 from supervisor.errors import ErrorCode, SupervisorError
-from supervisor.ids import ProjectId
-from supervisor.ports.store import Batch, CommitInDoubtError, ProjectState
-from supervisor.stores.sql import SqlStore
+from supervisor.ports.store import Batch
 from tests.integration.hosted import Hosted, Seen, hosted, watching
 from tests.integration.serving import until
-
-CORRUPT = SupervisorError(ErrorCode.STORE_CORRUPT, "the database is corrupt")
-AWAY = SupervisorError(ErrorCode.STORE_UNAVAILABLE, "the database is locked")
-ITEM = (
-    b'{"method":"item/completed","params":{"threadId":"t","turnId":"u",'
-    b'"item":{"id":"i","type":"plan"}}}\n'
+from tests.integration.troubled import (
+    AWAY,
+    Troubled,
+    answered,
+    ended,
+    fail,
+    ready,
+    until_status,
 )
-
-
-class Troubled(SqlStore):
-    """A real store with faults for one project."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(f"sqlite:///{root}/state/supervisor.db", clock=SystemClock())
-        self.corrupt: set[str] = set()
-        """Projects whose commits fail for good."""
-        self.unopened: dict[str, SupervisorError] = {}
-        """Projects that cannot be read, and why."""
-        self.slow = asyncio.Event()
-        self.slow.set()
-        """Unset, projects wait to be read."""
-        self.doubt: str | None = None
-        """The method of an intent whose commit is made, and told to be in doubt, once."""
-
-    async def commit(self, batch: Batch) -> None:
-        if batch.project in self.corrupt:
-            raise CORRUPT
-        await super().commit(batch)
-        if self.doubt in {row.method for row in batch.intents.values() if row.state == "pending"}:
-            self.doubt = None
-            raise CommitInDoubtError("the commit failed at its end")
-
-    async def project_state(self, project: ProjectId) -> ProjectState:
-        await self.slow.wait()
-        if project in self.unopened:
-            raise self.unopened[project]
-        return await super().project_state(project)
-
-
-async def fail(host: Hosted, store: Troubled, project: str) -> None:
-    """Have the agent fail: what its app-server says cannot be committed."""
-    store.corrupt.add(project)
-    with host.spool(project).open("ab") as spool:
-        spool.write(ITEM)
-    await until_status(host, project, "reason", "the supervisor failed")
-
-
-async def until_status(host: Hosted, project: str, field: str, words: str) -> None:
-    while True:
-        status = await host.call(project, "projectStatus")
-        if words in (status[field] or ""):
-            return
-        await asyncio.sleep(0.01)
-
-
-def ended(pid: int) -> bool:
-    """Whether it runs no more; who started it may not have looked yet."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-async def ready(host: Hosted, project: str) -> int:
-    """Wait until the app-server answers; its pid."""
-    await host.call(project, "pingProject")
-    return int((await host.call(project, "projectStatus"))["pid"])
 
 
 async def refused(host: Hosted, project: str, method: str, **params: object) -> SupervisorError:
@@ -133,16 +71,16 @@ async def test_a_failed_agent_comes_back_though_nobody_asks(tmp_path: Path) -> N
 
 async def test_what_waits_for_a_failing_agent_is_answered(tmp_path: Path) -> None:
     store = Troubled(tmp_path)
-    async with hosted(tmp_path, store) as host:
+    async with hosted(tmp_path, store, stop_grace_seconds=30.0) as host:
         project = await host.open("broken")
-        thread = await host.thread(project)
+        busy, thread = await host.thread(project), await host.thread(project)
+        await host.send(project, busy, "hang")
         status = await host.call(project, "projectStatus")
         os.kill(status["pid"], signal.SIGSTOP)  # it answers nothing
         asked = [
             ("startThread", {}),
             ("pingProject", {}),
             ("sendMessage", {"threadId": thread, "text": "text"}),
-            ("stopProject", {}),
         ]
         async with asyncio.TaskGroup() as group:
             waiting = [
@@ -150,21 +88,14 @@ async def test_what_waits_for_a_failing_agent_is_answered(tmp_path: Path) -> Non
                 for method, params in asked
             ]
             await until(lambda: host.metric("upstream_requests_in_flight") >= 3)
+            group.create_task(answered(host, project, "stopProject", {}))
+            # It waits for the turn that it has interrupted.
+            await until(lambda: host.metric("upstream_requests_in_flight") >= 4)
             await fail(host, store, project)
             codes = [await each for each in waiting]
-        assert set(codes[:3]) <= {"agent_restarted", "agent_not_ready", "agent_draining"}
+        assert set(codes) <= {"agent_restarted", "agent_not_ready", "agent_draining"}
         store.corrupt.clear()
         await until(lambda: ended(status["pid"]))
-
-
-async def answered(host: Hosted, project: str, method: str, params: dict[str, Any]) -> str:
-    """The code of the error, or `ok`."""
-    async with connect_unix(host.socket) as client:
-        try:
-            await client.call(project, method, params)
-        except SupervisorError as e:
-            return e.code.value
-        return "ok"
 
 
 async def test_subscribers_of_a_failed_agent_are_told_and_go_on_at_their_cursor(

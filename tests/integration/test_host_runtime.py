@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from supervisor.agents.fifo import FifoWriter
+from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity
 from supervisor.runtimes.host import HostRuntime
 from supervisor.runtimes.pidfd import exit_of_status
@@ -121,6 +122,44 @@ async def test_the_identity_is_what_the_kernel_says(runtime: HostRuntime, script
     assert abs(identity.start_ticks / hertz - started) < 2
     assert identity.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     await process.kill_tree()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["/nowhere/codex", "app-server"], ErrorCode.CODEX_MISSING),
+        (["no-such-codex"], ErrorCode.CODEX_MISSING),
+        (["/etc/passwd"], ErrorCode.AGENT_START_FAILED),
+    ],
+)
+async def test_a_program_that_cannot_be_run_is_named_and_leaves_nothing(
+    runtime: HostRuntime, scripts: Scripts, argv: list[str], code: ErrorCode
+) -> None:
+    with pytest.raises(SupervisorError) as caught:
+        await runtime.start(scripts.launch("", argv=argv))
+    assert caught.value.code is code
+    assert argv[0] in caught.value.message
+    assert carriers(scripts.marker) == set()
+
+
+async def test_commands_that_outlive_their_app_server_are_counted_when_they_are_killed(
+    runtime: HostRuntime, scripts: Scripts
+) -> None:
+    process = await runtime.start(scripts.launch("sleep 600 & echo up"))
+    assert await soon(process.wait()) == Exit(code=0)
+    assert len(carriers(scripts.marker)) == 1
+    assert await soon(process.kill_tree()) == 1
+    assert carriers(scripts.marker) == set()
+
+
+async def test_one_that_was_just_started_is_known_by_its_marker(
+    runtime: HostRuntime, scripts: Scripts
+) -> None:
+    # The kernel shows no environment for a moment after the exec that Popen waits for.
+    for _ in range(200):
+        process = await runtime.start(scripts.launch("", argv=["/bin/sleep", "600"]))
+        assert carries_marker(process.identity.pid, scripts.marker)
+        await process.kill_tree()
 
 
 async def test_a_command_with_an_empty_environment_dies_with_its_parents(

@@ -227,6 +227,23 @@ async def test_a_line_cancelled_in_the_middle_spoils_no_other(
     writer.close()
 
 
+async def test_a_line_cancelled_before_its_end_is_no_whole_line(
+    paths: SpoolPaths, reading_end: int
+) -> None:
+    """Its last piece would be the newline alone: the next line's would carry it out."""
+    writer = FifoWriter(paths.stdin)
+    small_pipe(reading_end)
+    line = b'{"a":"' + b"x" * (BLOCK - 8) + b'"}'
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await writer.write_line(line)
+    torn = drain(reading_end)
+    assert 0 < len(torn) < len(line) == BLOCK
+    await writer.write_line(b"next")
+    assert drain(reading_end) == b"\nnext\n"
+    writer.close()
+
+
 async def test_a_line_cancelled_before_its_first_byte_leaves_none(
     paths: SpoolPaths, reading_end: int
 ) -> None:

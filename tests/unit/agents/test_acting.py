@@ -14,8 +14,9 @@ from supervisor.agents.acting import Acting
 from supervisor.agents.carrier import Carrier
 from supervisor.agents.ledger import Change, Ledger
 from supervisor.agents.opening import open_ledger
+from supervisor.agents.recovery import SEARCH_PAUSE_SECONDS, SEARCHES
 from supervisor.agents.starting import PING
-from supervisor.agents.upstream import Upstream
+from supervisor.agents.upstream import UnwrittenError, Upstream
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.agent import Acted
 from supervisor.ports.store import Batch, IntentRow
@@ -36,6 +37,8 @@ class AppServer:
         """Methods that are answered once their event is set."""
         self.silent: set[str] = set()
         """Methods that time out."""
+        self.unread: set[str] = set()
+        """Methods that are not read to their end."""
         self.turns: list[dict[str, Any]] = []
         self.closed = False
 
@@ -53,6 +56,8 @@ class AppServer:
             await self.held[method].wait()
         if method in self.silent:
             raise TIMEOUT
+        if method in self.unread:
+            raise UnwrittenError(ErrorCode.CODEX_TIMEOUT, "not read in time")
         result = {"thread": {"turns": self.turns}} if method == "thread/read" else {}
         return msgspec.Raw(msgspec.json.encode(result))
 
@@ -75,6 +80,12 @@ class Bench:
         with pytest.raises(SupervisorError) as raised:
             await self.act(method, key, **params)
         return raised.value.code
+
+    def answers(self, request_id: str, turn: str) -> None:
+        """The app-server answers, whoever still waits."""
+        answer = b'{"id":"%b","result":{"turn":{"id":"%b"}}}'
+        answer %= request_id.encode(), turn.encode()
+        fold(self.ledger.projection, answer, first_n=self.ledger.next_n)
 
     async def intent(self, state: str) -> IntentRow:
         """The one intent there is, once it is in that state."""
@@ -159,15 +170,51 @@ async def test_a_message_that_arrived_without_an_answer_in_time_has_its_turn(
         assert bench.app_server.asked.count("turn/start") == 1
 
 
-async def test_a_message_that_did_not_arrive_fails_and_its_thread_is_free(tmp_path: Path) -> None:
+async def test_a_message_that_is_not_found_stays_pending_and_its_thread_busy(
+    tmp_path: Path,
+) -> None:
+    told = {"threadId": "other", "input": []}
+    async with acting(tmp_path) as bench:
+        bench.app_server.silent = {"turn/start"}
+        assert await bench.refused("turn/start", "k", **told) is ErrorCode.CODEX_TIMEOUT
+        for _ in range(SEARCHES):
+            await bench.clock.wait_for_sleepers()
+            bench.clock.advance(SEARCH_PAUSE_SECONDS)
+        while bench.app_server.asked.count("thread/read") < SEARCHES:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        bench.app_server.silent = set()
+        assert await bench.refused("turn/start", **told) is ErrorCode.TURN_ACTIVE
+        assert await bench.refused("turn/start", "k", **told) is ErrorCode.CODEX_TIMEOUT
+        assert (await bench.intent("pending")).settled_at is None
+        assert bench.app_server.asked.count("turn/start") == 1
+
+
+async def test_a_message_that_is_answered_after_it_was_searched_is_its_askers(
+    tmp_path: Path,
+) -> None:
     async with acting(tmp_path) as bench:
         bench.app_server.silent = {"turn/start"}
         assert await bench.refused("turn/start", threadId="other") is ErrorCode.CODEX_TIMEOUT
+        await bench.clock.wait_for_sleepers()
+        assert "thread/read" in bench.app_server.asked
+        bench.answers((await bench.intent("pending")).request_id, "u")
+        row = await bench.intent("done")
+        assert (row.turn_id, row.principal) == ("u", ME.principal)
+        assert bench.ledger.projection.memory.owner("u") == ME
+
+
+async def test_a_message_that_was_not_written_whole_fails_and_its_key_is_free(
+    tmp_path: Path,
+) -> None:
+    told = {"threadId": "other", "input": []}
+    async with acting(tmp_path) as bench:
+        bench.app_server.unread = {"turn/start"}
+        assert await bench.refused("turn/start", "k", **told) is ErrorCode.CODEX_TIMEOUT
         row = await bench.intent("failed")
         assert json.loads(row.outcome or b"")["supervisor"]["code"] == "codex_timeout"
-        bench.app_server.silent = set()
-        await bench.act("turn/start", threadId="other")
-        assert bench.app_server.asked.count("turn/start") == 2
+        bench.app_server.unread = set()
+        assert not (await bench.act("turn/start", "k", **told)).replayed
+        assert bench.app_server.asked == ["turn/start", "turn/start"]
 
 
 async def test_an_answer_that_comes_late_settles_it_after_all(tmp_path: Path) -> None:
@@ -176,8 +223,7 @@ async def test_an_answer_that_comes_late_settles_it_after_all(tmp_path: Path) ->
         assert await bench.refused("turn/start", threadId="other") is ErrorCode.CODEX_TIMEOUT
         row = await bench.intent("pending")
         await bench.clock.wait_for_sleepers()
-        answer = b'{"id":"%b","result":{"turn":{"id":"u"}}}' % row.request_id.encode()
-        fold(bench.ledger.projection, answer, first_n=bench.ledger.next_n)
+        bench.answers(row.request_id, "u")
         bench.clock.advance(1.0)
         assert (await bench.intent("done")).turn_id == "u"
         assert "thread/read" not in bench.app_server.asked

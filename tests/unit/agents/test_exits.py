@@ -32,6 +32,10 @@ def told(exit_: Exit, failure: ErrorCode | None = None, **given: object) -> tupl
         (Exit(signal=9), {"failure": ErrorCode.CODEX_VERSION}, ExitKind.CODEX_VERSION, "what"),
         (Exit(), {"failure": ErrorCode.AGENT_START_FAILED}, ExitKind.START_FAILED, "what"),
         (Exit(signal=9), {"overrun": True, "ready": True}, ExitKind.KILLED, OVERRUN),
+        (Exit(signal=9, oom=True), {"ready": True}, ExitKind.OOM, "signal 9, its memory limit"),
+        (Exit(), {"failure": ErrorCode.PROJECT_PATH_REFUSED}, ExitKind.BAD_CONFIG, "what"),
+        (Exit(), {"failure": ErrorCode.STATE_DIRECTORY_UNSAFE}, ExitKind.BAD_CONFIG, "what"),
+        (Exit(), {"failure": ErrorCode.SETTINGS_INVALID}, ExitKind.BAD_CONFIG, "what"),
     ],
 )
 def test_an_end_has_a_kind_and_words(

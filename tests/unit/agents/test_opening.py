@@ -141,6 +141,22 @@ async def test_a_successor_goes_on_in_the_same_epoch_with_the_same_window(world:
     assert await world.checkpoint() == before, "opening alone writes nothing"
 
 
+async def test_events_before_the_first_generation_are_no_loss(tmp_path: Path) -> None:
+    """Its first start could not make its files, and told of nothing but that."""
+    world = World(tmp_path)
+    await world.store.open()
+    ledger = (await world.opened()).ledger
+    told = own_event("supervisor/projectOpened", {})
+    await ledger.barrier(lambda n, at: Change(events=[told]))
+    await starting.begin(world.shared, ledger, Generation(1), trusted=False)
+    await ledger.flush()
+    before = await world.checkpoint()
+    assert before.window_generation == 0
+    found = await world.opened()
+    assert (found.discontinued, found.ledger.epoch) == (None, before.epoch)
+    assert world.replayed(found.ledger) == ["supervisor/projectOpened", "supervisor/agentStarted"]
+
+
 @pytest.mark.parametrize("loss", ["missing", "shorter", "other lines", "other numbers"])
 async def test_a_loss_renews_the_epoch_in_the_store_before_anything_is_read(
     loss: str, world: World

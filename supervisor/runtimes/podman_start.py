@@ -1,0 +1,186 @@
+"""One start of a container, from a launch to its init's pidfd; and the end of what a start left.
+
+Blocking, in a thread. The command line starts it, not podman's API: only `podman run` hands its own
+stdio on to the container (the log driver passthrough). So podman's complaints are in the
+container's stderr, which is where they are looked for.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.logs import get_logger
+from supervisor.ports.runtime import Identity, Launch
+from supervisor.runtimes import sources, stdio
+from supervisor.runtimes.cgroups import Cgroup, cgroup_of
+from supervisor.runtimes.podman_command import Container, Podman, last_words
+from supervisor.runtimes.processes import boot_id, carries_marker, start_ticks
+from supervisor.runtimes.spec import ContainerSettings, container_name, run_argv
+
+log = get_logger()
+
+_IN_FLIGHT_SECONDS: Final = 10.0
+"""How long a `podman run` of a dead supervisor may go on. Left alone, it leaves less behind."""
+_COMPLAINT_BYTES: Final = 4096
+
+# What podman says, and what a person does about it.
+_HINTS: Final = (
+    ("image not known", "Build the image (images/agent/build), or name one that is there."),
+    ("is already in use", "Remove or rename the container of that name."),
+    ("rlimit", "Name a containers.conf with limits this machine grants in CONTAINERS_CONF."),
+    ("cgroup", "See whether this machine's cgroups grant the limits; try the other OCI runtime."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A container that was started; `pidfd` is its init's, -1 if that has ended already."""
+
+    identity: Identity
+    cgroup: Cgroup | None
+    pidfd: int
+
+
+def start_container(
+    podman: Podman, settings: ContainerSettings, launch: Launch, run_dir: Path
+) -> Started:
+    """Start it; nothing half made stays. Raises what `Runtime.start` raises."""
+    files = run_dir / container_name(launch.marker)
+    argv = run_argv(settings, launch, files)
+    try:
+        with sources.held(settings, launch) as expected, stdio.opened(launch) as descriptors:
+            shutil.rmtree(files, ignore_errors=True)
+            files.mkdir(mode=0o700, parents=True)
+            try:
+                _run(podman, argv, descriptors, files, launch)
+                started = _found(files)
+                _check(started, expected)
+            except BaseException:
+                _clear_failed(podman, launch.marker, run_dir)
+                raise
+            return started
+    except (OSError, ValueError) as error:
+        raise SupervisorError(
+            ErrorCode.AGENT_START_FAILED, f"the container cannot be started: {error}"
+        ) from error
+
+
+def _clear_failed(podman: Podman, marker: str, run_dir: Path) -> None:
+    """What failed is told, not that podman fails still: then a later sweep clears."""
+    try:
+        clear(podman, marker, run_dir)
+    except SupervisorError as error:
+        log.warning("container_left", marker=marker, error=error.message)
+
+
+def _run(
+    podman: Podman, argv: Sequence[str], descriptors: Sequence[int], files: Path, launch: Launch
+) -> None:
+    before = os.fstat(descriptors[2]).st_size
+    try:
+        status = podman.launch(argv, descriptors, files, launch.marker)
+    finally:
+        # The OCI runtime gave them to the container's uid, who could open them again (D5).
+        stdio.take_back(launch)
+    if status < 0:
+        raise SupervisorError(
+            ErrorCode.AGENT_START_FAILED, f"podman was ended by signal {-status} as it started it"
+        )
+    if status != 0:
+        raise _refused(_written(launch.stderr, before))
+
+
+def _written(stderr: Path, before: int) -> str:
+    with stderr.open("rb") as file:
+        file.seek(max(before, file.seek(0, os.SEEK_END) - _COMPLAINT_BYTES))
+        return file.read().decode(errors="replace")
+
+
+def _refused(complaint: str) -> SupervisorError:
+    words = last_words(complaint)
+    hint = next((hint for sign, hint in _HINTS if sign in words), None)
+    return SupervisorError(ErrorCode.AGENT_START_FAILED, f"podman refused: {words}", hint=hint)
+
+
+def _found(files: Path) -> Started:
+    container = (files / "cid").read_text().strip()
+    pid = int((files / "pid").read_text())
+    boot = boot_id()
+    found = open_init(pid, container)
+    if found is not None:
+        pidfd, ticks, cgroup = found
+        identity = Identity(pid=pid, start_ticks=ticks, boot_id=boot, container=container)
+        return Started(identity, cgroup, pidfd)
+    identity = Identity(pid=pid, start_ticks=0, boot_id=boot, container=container)
+    return Started(identity, None, -1)
+
+
+def open_init(pid: int, container: str) -> tuple[int, int, Cgroup | None] | None:
+    """A pidfd, the start ticks and the cgroup of the live process `pid` of that container."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    # Looked at with the pidfd in hand: were the pid reused meanwhile, it would be elsewhere.
+    ticks = start_ticks(pid)
+    cgroup = cgroup_of(pid, container)
+    if ticks is None or cgroup is None:
+        os.close(pidfd)
+        return None
+    return pidfd, ticks, cgroup
+
+
+def _check(started: Started, expected: sources.Held) -> None:
+    if started.pidfd < 0:
+        return
+    try:
+        sources.check_mounted(started.identity.pid, expected)
+    except OSError:
+        return  # it has ended: nothing of it runs
+    except SupervisorError:
+        os.close(started.pidfd)
+        raise
+
+
+def clear(podman: Podman, marker: str, run_dir: Path) -> int:
+    """End all that carries `marker`, and forget it; return how many processes there were.
+
+    Also a `podman run` that a dead supervisor left under way, and what it had half made.
+    """
+    _end_launches(podman, marker)
+    ended = 0
+    for container in podman.containers():
+        if container.belongs_to(marker):
+            ended += _members(container)
+            podman.remove(container.id)
+    files = run_dir / container_name(marker)
+    shutil.rmtree(files, ignore_errors=True)
+    return ended
+
+
+def _members(container: Container) -> int:
+    cgroup = cgroup_of(container.pid, container.id) if container.pid else None
+    # The init is podman's, not the generation's.
+    return max(0, len(cgroup.processes()) - 1) if cgroup else 0
+
+
+def _end_launches(podman: Podman, marker: str) -> None:
+    name = Path(podman.program).name
+    launches = [process for process in psutil.process_iter() if _is(process, name, marker)]
+    _, left = psutil.wait_procs(launches, timeout=_IN_FLIGHT_SECONDS)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=_IN_FLIGHT_SECONDS)
+
+
+def _is(process: psutil.Process, name: str, marker: str) -> bool:
+    try:
+        return process.name() == name and bool(carries_marker(process.pid, marker))
+    except psutil.Error:
+        return False

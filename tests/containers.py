@@ -1,0 +1,130 @@
+"""For tests of the podman runtime: a podman that works, an image, and settings of containers."""
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from supervisor.errors import SupervisorError
+from supervisor.ports.runtime import Launch
+from supervisor.runtimes.containers_conf import containers_conf, limits_here, probe, start_once
+from supervisor.runtimes.copies import init_copy
+from supervisor.runtimes.podman import PodmanRuntime
+from supervisor.runtimes.podman_command import Container, Podman
+from supervisor.runtimes.spec import ContainerSettings, Limits, container_name
+from supervisor.settings import environment
+from tests.conftest import require
+from tests.contract.scripted import carriers
+
+BUILD = Path(__file__).parents[1] / "images" / "agent" / "build"
+IMAGE = "localhost/codex-supervisor-agent:slim"
+OWNER = 23456
+"""The uid and gid of the agent: nobody's on this machine."""
+CATATONIT = Path("/usr/bin/catatonit")
+LIMITS = Limits(memory_bytes=256 << 20, tmp_bytes=32 << 20)
+
+
+def require_podman(directory: Path) -> Mapping[str, str]:
+    """The environment in which podman works here. `directory` is for the containers.conf."""
+    require(os.geteuid() == 0, "root, for rootful podman")
+    require(shutil.which("podman") and CATATONIT.is_file(), "podman and catatonit")
+    variables = environment()
+    if "CONTAINERS_CONF" not in variables and (text := _containers_conf()):
+        conf = directory / "containers.conf"
+        conf.write_text(text)
+        variables = {**variables, "CONTAINERS_CONF": str(conf)}
+    _build(variables.get("CONTAINERS_CONF"))
+    return variables
+
+
+@functools.cache
+def _build(conf: str | None) -> None:
+    """Make the image, or find it made: from nothing it takes a minute."""
+    given = {} if conf is None else {"CONTAINERS_CONF": conf}
+    made = subprocess.run(
+        [BUILD], env={**environment(), **given}, capture_output=True, text=True, check=False
+    )
+    require(made.returncode == 0, f"the image {IMAGE}: {made.stderr[-500:]}")
+
+
+@functools.cache
+def _containers_conf() -> str:
+    try:
+        return containers_conf(probe(start_once, limits_here()))
+    except SupervisorError as error:
+        require(False, error.message)
+        raise
+
+
+class Boxes:
+    """Settings of containers for the projects of one test, below one directory of root's."""
+
+    def __init__(self, directory: Path, variables: Mapping[str, str]) -> None:
+        self.variables = variables
+        self.run_dir = directory / "run"
+        self.podman = Podman(variables)
+        state = directory / "state"
+        home = directory / "codex-home"
+        folder = directory / "codex"
+        for made in (state, home, folder / "bin"):
+            made.mkdir(parents=True)
+        os.chown(home, OWNER, OWNER)
+        self.settings = ContainerSettings(
+            image=IMAGE,
+            uid=OWNER,
+            gid=OWNER,
+            codex_folder=folder,
+            init=init_copy(CATATONIT.resolve(), directory / "copies"),
+            codex_home=home,
+            state_dir=state,
+            limits=LIMITS,
+        )
+
+    def change(self, **changes: object) -> None:
+        """Of the settings of containers started from here on."""
+        self.settings = msgspec.structs.replace(self.settings, **changes)
+
+    def runtime(self, *, program: str = "podman", patience: float = 60.0) -> PodmanRuntime:
+        """One of any number, as successive supervisors have them."""
+        return PodmanRuntime(
+            self._settings_for, self.run_dir, self.variables, program=program, patience=patience
+        )
+
+    def of(self, marker: str) -> list[Container]:
+        """The containers podman knows of a generation, by label or by name."""
+        name = container_name(marker)
+        found = self.podman.containers()
+        return [each for each in found if each.marker == marker or name in (each.names or ())]
+
+    def of_oci(self) -> set[str]:
+        """The ids the OCI runtime knows, anybody's."""
+        runtime = self.podman.ask("info", "--format", "{{.Host.OCIRuntime.Path}}").strip()
+        argv = [runtime, "list", "--quiet"]
+        listed = subprocess.run(argv, capture_output=True, text=True, check=True)
+        return set(listed.stdout.split())
+
+    def _settings_for(self, launch: Launch) -> ContainerSettings:
+        if launch.directory.is_dir():
+            os.chown(launch.directory, OWNER, OWNER)
+        return self.settings
+
+
+def keepers(marker: str) -> set[str]:
+    """The names of processes that belong to a generation, conmon and the OCI runtime included."""
+    return set(named(marker).values())
+
+
+def named(marker: str) -> dict[psutil.Process, str]:
+    """Those processes, by name."""
+    found = {}
+    for pid in carriers(marker):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            found[process] = process.name()
+    return found
