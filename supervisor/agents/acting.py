@@ -109,9 +109,11 @@ class Acting:
 
     async def _load(self, method: str, params: dict[str, object]) -> None:
         """Have the thread of a turn loaded. Outside of the order: a long thread takes its time."""
-        if not method.startswith("turn/") or self._thread(params).status != "not_loaded":
+        if not method.startswith("turn/"):
             return
         thread = self._thread(params)
+        if thread.status != "not_loaded":
+            return
         resumed = resume_params(thread, self._directory, trusted=self._trusted())
         timeout = self._shared.settings.request_timeout_seconds
         await self._upstream().ask("thread/resume", resumed, timeout=timeout)

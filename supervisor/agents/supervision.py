@@ -129,8 +129,6 @@ class Supervision:
             process = await self._shared.runtime.adopt(launch, identity)
         if process is not None:
             self.condition.move(AgentEvent.ADOPTED)
-            # Its predecessor may have paused it.
-            await process.unpause()
             if not self._wanted or self.row.trusted != last.trusted:
                 # Wanted, committed, and killed before it could be carried out.
                 self.aftermath.stop_wanted.set()

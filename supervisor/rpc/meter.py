@@ -27,25 +27,6 @@ class RpcMeter(Protocol):
         because its peer does not read: `slow_peer`. `transport` may be `http`, too."""
 
 
-class NoMeter:
-    """Counts nothing."""
-
-    def request(self, method: str, code: str | None, seconds: float) -> None:
-        pass
-
-    def error_sent(self, code: str) -> None:
-        pass
-
-    def connection_opened(self, transport: str) -> None:
-        pass
-
-    def connection_closed(self, transport: str) -> None:
-        pass
-
-    def refused(self, transport: str, reason: str) -> None:
-        pass
-
-
 class PrometheusMeter:
     """Counts in the process's metrics."""
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -20,19 +19,6 @@ pytestmark = pytest.mark.codex
 CHILDREN = "sleep 7001 & (setsid sleep 7002 &); (sleep 7003 &); wait"
 SLEEPERS = {"7001", "7002", "7003"}
 EXITS = {"restart": {"base_seconds": 0.01, "cap_seconds": 0.05, "intensity": 2}}
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with rig(tmp_path) as made:
-        await made.start()
-        yield made
-
-
-@pytest.fixture
-async def project(running: Rig) -> AsyncIterator[Talk]:
-    async with talk(running) as made:
-        yield made
 
 
 def sleepers(rig: Rig) -> set[str]:

@@ -13,26 +13,13 @@ from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.store import AuditRow
 from supervisor.testing.numbered import check_numbered
 from tests.chaos import oracle
-from tests.rig import ASKING, FREE, Rig, rig
+from tests.rig import ASKING, FREE, Rig
 from tests.talk import Talk, WebSocketDoor, talk
 
 pytestmark = pytest.mark.codex
 
 COMMAND = "touch made-by-command; exit 3"
 PATCH = 'mock:patch file=made.txt text="one line"'
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with rig(tmp_path) as made:
-        await made.start()
-        yield made
-
-
-@pytest.fixture
-async def project(running: Rig) -> AsyncIterator[Talk]:
-    async with talk(running) as made:
-        yield made
 
 
 @pytest.fixture(params=["unix", "websocket"])
