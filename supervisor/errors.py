@@ -41,6 +41,9 @@ class ErrorCode(StrEnum):
     AGENT_RESTARTED = "agent_restarted"
     AGENT_DRAINING = "agent_draining"
     AGENT_START_FAILED = "agent_start_failed"
+    LIMITS_NOT_HELD = "limits_not_held"
+    INNER_WALL_MISSING = "inner_wall_missing"
+    MODEL_UNREACHABLE = "model_unreachable"
     CODEX_MISSING = "codex_missing"
     CODEX_VERSION = "codex_version"
     CODEX_REFUSED = "codex_refused"
@@ -97,6 +100,15 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.AGENT_RESTARTED: _K(True, EX_TEMPFAIL, "The agent restarted meanwhile: look, retry."),
     ErrorCode.AGENT_DRAINING: _K(True, EX_TEMPFAIL, "The project is stopping: try again after."),
     ErrorCode.AGENT_START_FAILED: _K(True, EX_UNAVAILABLE, "`codex-supervisor logs` shows why."),
+    ErrorCode.LIMITS_NOT_HELD: _K(
+        False, EX_CONFIG, "Grant podman the limits (doctor says which), or unset require_limits."
+    ),
+    ErrorCode.INNER_WALL_MISSING: _K(
+        False, EX_CONFIG, "Allow user namespaces to containers, or set inner_wall to prefer."
+    ),
+    ErrorCode.MODEL_UNREACHABLE: _K(
+        True, EX_UNAVAILABLE, "See whether the proxy runs: `codex-supervisor doctor`."
+    ),
     ErrorCode.CODEX_MISSING: _K(
         False, EX_CONFIG, "Install openai-codex-cli-bin, or set codex_bin."
     ),

@@ -24,6 +24,13 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from supervisor import settings_sources as sources
+from supervisor.settings_groups import (
+    AbsolutePath,
+    DiskSettings,
+    PodmanSettings,
+    ProxySettings,
+    Seconds,
+)
 
 PREFIX = "CODEX_SUPERVISOR_"
 SYSTEM_FILE = Path("/etc/codex-supervisor/config.toml")
@@ -32,13 +39,6 @@ PINNED_CODEX_VERSION = "0.163.0"
 _KIB = 1024
 _MIB = 1024 * _KIB
 _GIB = 1024 * _MIB
-
-
-def _absolute(path: Path) -> Path:
-    expanded = path.expanduser()
-    if not expanded.is_absolute() or "\0" in str(expanded):
-        raise ValueError("must be an absolute path, or begin with ~")
-    return expanded
 
 
 def _key_and_value(text: str) -> str:
@@ -78,8 +78,6 @@ def _xdg(env: Mapping[str, str], variable: str, below_home: str) -> Path:
     return given if given.is_absolute() else _home(env) / below_home
 
 
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]{0,32}$")]
 Account = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
@@ -120,7 +118,7 @@ class Settings(BaseSettings):
     on_shutdown: Literal["stop", "keep"] = "stop"
     idle_exit_seconds: Seconds | None = None
 
-    runtime: Literal["host"] = "host"
+    runtime: Literal["host", "podman"] = "host"
     codex_bin: AbsolutePath | None = None
     codex_version: Version = PINNED_CODEX_VERSION
     allow_other_codex_version: bool = False
@@ -152,6 +150,10 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(5.0, ge=0, le=600)
     requests_in_flight: int = Field(128, ge=1, le=128)
     restart: RestartSettings = RestartSettings()
+
+    podman: PodmanSettings = PodmanSettings()
+    proxy: ProxySettings = ProxySettings()
+    disk: DiskSettings = DiskSettings()
 
     commit_interval_seconds: float = Field(0.02, ge=0, le=10)
     pending_rows_limit: int = Field(10_000, ge=100, le=1_000_000)
