@@ -43,7 +43,10 @@ from supervisor.rpc.dispatch import Dispatcher
 from supervisor.rpc.meter import PrometheusMeter
 from supervisor.rpc.methods import HostFacts
 from supervisor.runtimes.binary import codex_binary
+from supervisor.runtimes.containing import COMMAND, ENVIRONMENT, Containing
 from supervisor.runtimes.host import HostRuntime
+from supervisor.runtimes.podman import PodmanRuntime
+from supervisor.runtimes.podman_environment import podman_environment
 from supervisor.runtimes.processes import boot_id
 from supervisor.settings import Settings, environment
 from supervisor.stores.sql import SqlStore
@@ -135,7 +138,8 @@ async def running(
     try:
         async with AsyncExitStack() as stack:
             store = store or SqlStore(_database_url(settings, state_dir), clock=clock)
-            shared = await _shared(stack, settings, state_dir, store, runtime or HostRuntime())
+            runtime = runtime or await _runtime(stack, settings, state_dir)
+            shared = await _shared(stack, settings, state_dir, store, runtime)
             pool = await stack.enter_async_context(Pool(shared))
             supervisor = Supervisor(shared, pool)
             # Sockets are bound before agents are touched: a taken port stops nothing that runs.
@@ -198,11 +202,36 @@ async def _shared(
         state_id=_state_id(settings.state_dir),
         clean_shutdown=state_dir.was_clean(),
         project_dir=state_dir.project_dir,
-        codex=lambda: [str(codex_binary(settings.codex_bin))],
-        environment=environment(),
+        codex=_command(settings, runtime),
+        environment=dict(ENVIRONMENT) if runtime.contains else environment(),
         starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
         closing=asyncio.Event(),
     )
+
+
+async def _runtime(stack: AsyncExitStack, settings: Settings, state_dir: StateDirectory) -> Runtime:
+    """The one of the settings, with what it needs beside it."""
+    if settings.runtime == "host":
+        return HostRuntime()
+    containing = Containing(
+        settings,
+        lambda: codex_binary(settings.codex_bin),
+        lambda project: state_dir.project_dir(project) / "codex-home",
+    )
+    return PodmanRuntime(
+        containing.settings_for,
+        settings.state_dir / "podman" / "run",
+        await asyncio.to_thread(podman_environment, settings, environment()),
+        paths=containing.paths,
+        program=settings.podman.program,
+        patience=settings.podman.patience_seconds,
+    )
+
+
+def _command(settings: Settings, runtime: Runtime) -> Callable[[], Sequence[str]]:
+    if runtime.contains:
+        return lambda: COMMAND
+    return lambda: [str(codex_binary(settings.codex_bin))]
 
 
 def _bind(

@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    model_validator,
 )
 
 _KIB = 1024
@@ -119,12 +118,6 @@ class ProxySettings(Group):
     connect_allow: tuple[Annotated[str, AfterValidator(_host_and_port)], ...] = ()
     connect_timeout_seconds: Seconds = 30.0
     idle_timeout_seconds: Seconds = 600.0
-
-    @model_validator(mode="after")
-    def _one_key(self) -> "ProxySettings":
-        if self.key_file is not None and self.credential is not None:
-            raise ValueError("set key_file or credential, not both")
-        return self
 
 
 class DiskSettings(Group):

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -20,6 +19,7 @@ from supervisor.lifecycle import approval
 from supervisor.lifecycle.approval import ApprovalEvent, ApprovalState
 from supervisor.lifecycle.table import IllegalTransition
 from supervisor.policy.access import Principal
+from supervisor.policy.places import ProjectPaths
 from supervisor.ports.agent import Acted
 from supervisor.ports.store import Batch, IntentRow, ServerRequestRow, ThreadRow
 from supervisor.protocol import answers
@@ -38,7 +38,7 @@ class Acting:
         self,
         shared: Shared,
         ledger: Ledger,
-        directory: Path,
+        paths: ProjectPaths,
         *,
         carrier: Carrier,
         trusted: Callable[[], bool],
@@ -47,7 +47,7 @@ class Acting:
         self._shared = shared
         self._ledger = ledger
         self._memory = ledger.projection.memory
-        self._directory = directory
+        self._paths = paths
         self._carrier = carrier
         self._trusted = trusted
         self._upstream = upstream
@@ -86,13 +86,13 @@ class Acting:
     async def _prepared(self, method: str, params: dict[str, object]) -> dict[str, object]:
         """The params as they go upstream, or the refusal."""
         if method == "thread/start":
-            return thread_params(params, self._directory, self._trusted())
+            return thread_params(params, self._paths, self._trusted())
         if method == "thread/resume" and params.get("threadId") not in self._memory.threads:
             # A thread of this directory that another program started: the RPC has looked.
-            return thread_params(params, self._directory, self._trusted())
+            return thread_params(params, self._paths, self._trusted())
         thread = self._thread(params)
         if method == "thread/resume":
-            return resume_params(thread, self._directory, trusted=self._trusted())
+            return resume_params(thread, self._paths, trusted=self._trusted())
         if method == "turn/start" and self._memory.is_busy(thread.thread_id):
             raise SupervisorError(ErrorCode.TURN_ACTIVE, "a turn runs on this thread")
         return params
@@ -114,7 +114,7 @@ class Acting:
         thread = self._thread(params)
         if thread.status != "not_loaded":
             return
-        resumed = resume_params(thread, self._directory, trusted=self._trusted())
+        resumed = resume_params(thread, self._paths, trusted=self._trusted())
         timeout = self._shared.settings.request_timeout_seconds
         await self._upstream().ask("thread/resume", resumed, timeout=timeout)
         self._ledger.projection.set_thread_status(thread.thread_id, "idle")
@@ -175,7 +175,7 @@ class Acting:
             self._shared,
             self._ledger,
             upstream,
-            self._directory,
+            self._paths,
             trusted=self._trusted(),
             same_generation=True,
         )

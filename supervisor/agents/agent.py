@@ -6,7 +6,6 @@ on both; it decides nothing itself.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -103,7 +102,7 @@ class Agent:
         self._acting = Acting(
             self._shared,
             ledger,
-            Path(self._row.path),
+            self._supervision.paths,
             carrier=self._carrier,
             trusted=lambda: self._supervision.row.trusted,
             upstream=self._upstream,
@@ -150,6 +149,7 @@ class Agent:
         return ProjectStatus(
             project=self.project,
             path=sup.row.path,
+            inside=str(sup.paths.inside),
             account=sup.row.account,
             trusted=sup.row.trusted,
             state=self.state.value,
@@ -166,6 +166,7 @@ class Agent:
             store_waiting=ledger.store_waiting,
             spool_backlog_bytes=inc.backlog if inc else 0,
             restarts=sup.aftermath.restarts,
+            confinement=inc.process.confinement if inc else None,
         )
 
     def _reason(self) -> str | None:

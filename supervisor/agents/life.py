@@ -5,6 +5,7 @@ the project stays listed, says what happened, and is opened again after a pause.
 """
 
 import asyncio
+from pathlib import Path
 
 from supervisor.agents.agent import Agent
 from supervisor.agents.shared import Shared
@@ -23,6 +24,7 @@ class Life:
 
     def __init__(self, shared: Shared, row: ProjectRow, strays: frozenset[str]) -> None:
         self.account = row.account
+        self.path = Path(row.path)
         self.agent: Agent | None = None
         """The one that was opened last, perhaps failed since."""
         self._shared = shared

@@ -1,11 +1,12 @@
 """Directories as they are on disk: which may be projects, and where in one a thread may work."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.policy import trust
+from supervisor.policy.places import ProjectPaths
 
 _PATH_LIMIT = 4096
 CONFIG_KEYS = frozenset({"model_reasoning_effort"})
@@ -40,6 +41,17 @@ def check_place(asked: str, roots: Sequence[Path], state_dir: Path) -> Path:
     return real
 
 
+def check_apart(place: Path, others: Iterable[Path]) -> None:
+    """`project_path_refused` for a directory in another project, or around one: the agent of the
+    outer one could put anything in place of the inner one."""
+    for other in others:
+        if place.is_relative_to(other) or other.is_relative_to(place):
+            raise _refused(
+                f"the path is in another project, or holds one ({other})",
+                "Contained projects must be apart from each other.",
+            )
+
+
 def _is_directory(path: Path) -> bool:
     """False, too, for a name no file system takes and for what may not be looked at."""
     try:
@@ -52,29 +64,33 @@ def _refused(message: str, hint: str | None = None) -> SupervisorError:
     return SupervisorError(ErrorCode.PROJECT_PATH_REFUSED, message, hint=hint)
 
 
-def thread_params(params: dict[str, object], project: Path, trusted: bool) -> dict[str, object]:
+def thread_params(
+    params: dict[str, object], paths: ProjectPaths, trusted: bool
+) -> dict[str, object]:
     """The params of thread/start, resume and fork with the chain in place of any `config`.
 
-    `cwd` is resolved, and stays in the project. `bad_request` for one that does not, or whose
+    `cwd` is resolved, stays in the project, and goes upstream as the app-server knows it; it may
+    be given either way. `bad_request` for one that does not, or whose
     real path leaves it, and for a `config` with more than `CONFIG_KEYS`: it could undo the chain.
     """
     config = params.get("config") or {}
     if not isinstance(config, dict) or not config.keys() <= CONFIG_KEYS:
         raise SupervisorError(ErrorCode.BAD_REQUEST, "`config` is the supervisor's to set")
     asked = params.get("cwd")
-    cwd = project if asked is None else _inside(project, str(asked))
-    chain = trust.trust_chain(project, cwd, trusted)
+    place = paths.host if asked is None else _inside(paths, str(asked))
+    cwd = paths.to_inside(place)
+    chain = trust.trust_chain(paths.inside, cwd, trusted)
     return {**params, "cwd": str(cwd), "config": {**config, "projects": chain}}
 
 
-def _inside(project: Path, asked: str) -> Path:
+def _inside(paths: ProjectPaths, asked: str) -> Path:
     if "\0" in asked:
         raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a path")
     try:
-        cwd = (project / asked).resolve()
+        cwd = paths.to_host(paths.host / asked).resolve()
     except (OSError, RuntimeError):  # a symlink that leads to itself
         raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a directory") from None
-    if not cwd.is_relative_to(project):
+    if not cwd.is_relative_to(paths.host):
         raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd leaves the project")
     if not _is_directory(cwd):
         raise SupervisorError(ErrorCode.BAD_REQUEST, "cwd is not a directory")

@@ -8,7 +8,7 @@ import msgspec
 from supervisor.agents.agent import Agent
 from supervisor.agents.ledger import Change, own_event
 from supervisor.agents.life import Life
-from supervisor.agents.places import check_place
+from supervisor.agents.places import check_apart, check_place
 from supervisor.agents.shared import Shared
 from supervisor.audit import record
 from supervisor.audit.record import Draft
@@ -94,6 +94,8 @@ class Pool:
             life = self._lives.get(name)
             made = life is None
             if life is None:
+                if self._shared.runtime.contains:
+                    check_apart(place, [life.path for life in self._lives.values()])
                 life = await self._made(principal, name, str(place))
         if life.account != principal.account:
             raise SupervisorError(ErrorCode.FORBIDDEN, "another account has this project")

@@ -1,7 +1,6 @@
 """After adoption or a restart: threads resumed, requests in doubt settled (DESIGN.md D10)."""
 
 import asyncio
-from pathlib import Path
 
 import msgspec
 
@@ -16,6 +15,7 @@ from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.lifecycle.reconcile import Doubt, Fail, Search, SendAgain, Settle, reconcile
 from supervisor.logs import get_logger
+from supervisor.policy.places import ProjectPaths
 from supervisor.ports.store import Batch, IntentRow, ServerRequestRow, ThreadRow, TurnRow
 from supervisor.protocol.encoding import response
 
@@ -39,7 +39,7 @@ class Recovery:
         shared: Shared,
         ledger: Ledger,
         upstream: Upstream,
-        directory: Path,
+        paths: ProjectPaths,
         *,
         trusted: bool,
         same_generation: bool,
@@ -48,7 +48,7 @@ class Recovery:
         self._ledger = ledger
         self._memory = ledger.projection.memory
         self._upstream = upstream
-        self._directory = directory
+        self._paths = paths
         self._trusted = trusted
         self._same_generation = same_generation
         self._timeout = shared.settings.request_timeout_seconds
@@ -92,7 +92,7 @@ class Recovery:
             await self._tell_thread(row, "lost", "a thread without a turn is not kept by Codex")
             return
         try:
-            params = resume_params(row, self._directory, trusted=self._trusted)
+            params = resume_params(row, self._paths, trusted=self._trusted)
             await self._upstream.ask("thread/resume", params, timeout=self._timeout, own=True)
         except SupervisorError as e:
             if e.code is ErrorCode.AGENT_RESTARTED:
@@ -261,14 +261,14 @@ async def write_answer(upstream: Upstream, row: ServerRequestRow) -> None:
     await upstream.write(response(row.request_id, msgspec.Raw(row.answer)))
 
 
-def resume_params(row: ThreadRow, directory: Path, *, trusted: bool) -> dict[str, object]:
+def resume_params(row: ThreadRow, paths: ProjectPaths, *, trusted: bool) -> dict[str, object]:
     """thread/resume with the settings the thread was started with, and the trust chain."""
     settings = msgspec.json.decode(row.settings, type=dict[str, object])
     config = settings.get("config")
     if isinstance(config, dict):
         config.pop("projects", None)
-    settings.setdefault("cwd", row.cwd or str(directory))
-    params = thread_params(settings, directory, trusted)
+    settings.setdefault("cwd", row.cwd or str(paths.inside))
+    params = thread_params(settings, paths, trusted)
     return {**params, "threadId": row.thread_id, "excludeTurns": True}
 
 

@@ -2,7 +2,6 @@
 
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 
@@ -15,6 +14,7 @@ from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation, ProjectId
 from supervisor.policy import trust
 from supervisor.policy.access import SUPERVISOR
+from supervisor.policy.places import ProjectPaths
 from supervisor.ports.runtime import Exit, Identity, Launch, Process
 from supervisor.ports.store import Batch, GenerationRow
 from supervisor.protocol.encoding import notification
@@ -39,6 +39,11 @@ class GoneProcess:
         """Nobody's."""
         return Identity(pid=0, start_ticks=0, boot_id="")
 
+    @property
+    def confinement(self) -> None:
+        """Nothing is around nothing."""
+        return None
+
     async def wait(self) -> Exit:
         """It has ended, nobody saw how."""
         return Exit()
@@ -61,17 +66,17 @@ class GoneProcess:
 
 
 def launch_of(
-    shared: Shared, project: ProjectId, directory: Path, row: GenerationRow, *, trusted: bool
+    shared: Shared, project: ProjectId, place: ProjectPaths, row: GenerationRow, *, trusted: bool
 ) -> Launch:
     """The start of a generation. Raises `codex_missing`."""
     settings = shared.settings
     paths = SpoolPaths(shared.project_dir(project), row.generation)
-    overrides = [trust.launch_override(directory, trusted), *settings.codex_config]
+    overrides = [trust.launch_override(place.inside, trusted), *settings.codex_config]
     argv = [*shared.codex(), *(a for o in overrides for a in ("-c", o)), "app-server"]
     return Launch(
         project=project,
         generation=row.generation,
-        directory=directory,
+        directory=place.host,
         argv=argv,
         env={**shared.environment, "CODEX_HOME": str(settings.codex_home)},
         marker=row.marker,
@@ -81,13 +86,15 @@ def launch_of(
     )
 
 
-def launch_to_adopt(shared: Shared, project: ProjectId, row: GenerationRow) -> Launch:
+def launch_to_adopt(
+    shared: Shared, project: ProjectId, place: ProjectPaths, row: GenerationRow
+) -> Launch:
     """What `Runtime.adopt` needs to know a generation again; nothing is started from it."""
     paths = SpoolPaths(shared.project_dir(project), row.generation)
     return Launch(
         project=project,
         generation=row.generation,
-        directory=paths.home,
+        directory=place.host,
         argv=(),
         env={},
         marker=row.marker,
@@ -107,6 +114,8 @@ def identity_to_adopt(shared: Shared, row: GenerationRow) -> Identity | None:
         return None
     if row.state != "running" or not (row.pid and row.pid_start_ticks and row.boot_id):
         return None
+    if row.runtime != shared.runtime.name:
+        return None  # the settings say otherwise now: what runs is swept, by its marker
     return Identity(pid=row.pid, start_ticks=row.pid_start_ticks, boot_id=row.boot_id)
 
 

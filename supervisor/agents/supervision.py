@@ -63,7 +63,7 @@ class Supervision:
         self._wishes = wishes
         self._strays = strays
         self._ledger = ledger
-        self._directory = Path(row.path)
+        self.paths = shared.runtime.paths(row.project, Path(row.path))
         self._in_use: list[ThreadRow] = []
         self._failure: SupervisorError | None = None
         self.aftermath = Aftermath(shared, ledger, self.condition)
@@ -125,7 +125,8 @@ class Supervision:
         process = None
         identity = starting.identity_to_adopt(self._shared, last)
         if identity is not None:
-            launch = starting.launch_to_adopt(self._shared, self._ledger.project, last)
+            project = self._ledger.project
+            launch = starting.launch_to_adopt(self._shared, project, self.paths, last)
             process = await self._shared.runtime.adopt(launch, identity)
         if process is not None:
             self.condition.move(AgentEvent.ADOPTED)
@@ -164,7 +165,7 @@ class Supervision:
         self.generation = row
         try:
             launch = starting.launch_of(
-                self._shared, self._ledger.project, self._directory, row, trusted=trusted
+                self._shared, self._ledger.project, self.paths, row, trusted=trusted
             )
             async with self._shared.starts:
                 process = await self._shared.runtime.start(launch)
@@ -245,7 +246,7 @@ class Supervision:
                 self._shared,
                 self._ledger,
                 inc.upstream,
-                self._directory,
+                self.paths,
                 trusted=self.row.trusted,
                 same_generation=adopted,
             )

@@ -151,13 +151,17 @@ class Stage:
 
 def _toml(settings: Settings) -> str:
     """Every setting, so that neither the person's file nor the machine's has a say."""
-    lines, groups = [], []
-    for name, value in settings.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            groups += [f"[{name}]", *(f"{key} = {json.dumps(one)}" for key, one in value.items())]
-        elif value is not None:
-            lines.append(f"{name} = {json.dumps(value)}")
-    return "\n".join([*lines, *groups, ""])
+    told = settings.model_dump(mode="json", exclude_none=True)
+    return "".join(f"{name} = {_value(value)}\n" for name, value in told.items())
+
+
+def _value(value: object) -> str:
+    """TOML of a JSON value. Tables are written in one line, which spares their order."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value)
 
 
 def _described(process: psutil.Process) -> str:

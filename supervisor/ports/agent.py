@@ -1,12 +1,15 @@
 """What the RPC sees of an agent, and of all of them."""
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from supervisor.ids import Cursor, ProjectId
 from supervisor.policy.access import Principal
+from supervisor.policy.places import ProjectPaths
+from supervisor.ports.runtime import Confinement
 from supervisor.ports.store import AuditRow, ServerRequestRow
 
 
@@ -15,6 +18,8 @@ class ProjectStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     project: str
     path: str
+    inside: str
+    """Where the app-server has it: the same path, unless it is mounted elsewhere."""
     account: str
     trusted: bool
     state: str
@@ -36,6 +41,13 @@ class ProjectStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     spool_backlog_bytes: int
     restarts: int
     """Unasked exits within the intensity period."""
+    confinement: Confinement | None = None
+    """What stands around the app-server that runs; None for a plain process, or none."""
+
+    @property
+    def paths(self) -> ProjectPaths:
+        """Where the project is, for the host and for the app-server."""
+        return ProjectPaths(Path(self.path), Path(self.inside))
 
 
 class Acted(msgspec.Struct, frozen=True, kw_only=True):

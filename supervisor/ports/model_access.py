@@ -1,15 +1,13 @@
 """How a container without a network reaches the model, and nothing else (D4)."""
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from supervisor.ids import Generation, ProjectId
+from supervisor.policy.reach import CONNECT_PORT, MODEL_PORT
 
-MODEL_PORT: Final = 8181
-"""On the container's own loopback: the model API."""
-CONNECT_PORT: Final = 8182
-"""Likewise: the allow-listed CONNECT proxy, where the settings allow any host."""
+__all__ = ["CONNECT_PORT", "MODEL_PORT", "ModelAccess", "Reached"]
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from supervisor.ids import Generation, ProjectId
+from supervisor.policy.places import ProjectPaths
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """The full id of the container whose init the pid is; "" without one."""
 
 
+class Confinement(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands around a contained app-server."""
+
+    container: str
+    """The container's full id."""
+    limits_hold: bool
+    """The limits on memory, processes and CPU time are in force."""
+    stdio_out_of_reach: bool
+    """No process of the agent's user can get at the app-server's stdio (D5)."""
+    doubts: tuple[str, ...]
+    """Why not, for people."""
+
+
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """How a process ended. Both None: nobody can know, as of some that were adopted."""
 
@@ -57,6 +71,10 @@ class Process(Protocol):
     @property
     def identity(self) -> Identity:
         """Who it is."""
+
+    @property
+    def confinement(self) -> Confinement | None:
+        """None for one that runs as any process does."""
 
     async def wait(self) -> Exit:
         """Return when the app-server itself has ended. May be awaited by many, many times."""
@@ -85,6 +103,11 @@ class Runtime(Protocol):
     `project_path_refused`, `state_directory_unsafe` and `settings_invalid`."""
 
     name: str
+    contains: bool
+    """Whether the app-server is kept to its project: then no project may hold another."""
+
+    def paths(self, project: ProjectId, directory: Path) -> ProjectPaths:
+        """Where the project is, for the host and for the app-server."""
 
     async def start(self, launch: Launch) -> Process:
         """Start it, in a session and process group of its own, and return at once."""

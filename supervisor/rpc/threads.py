@@ -126,7 +126,7 @@ async def own_thread(call: ProjectCall, thread_id: str, *, turns: bool = False) 
     """Codex's object of a thread of this project. `thread_unknown` for any other."""
     answer = await call.agent.ask("thread/read", {"threadId": thread_id, "includeTurns": turns})
     thread = _held(answer)
-    if not is_inside(call.status.path, _place(thread).cwd):
+    if not is_inside(call.status.inside, _place(thread).cwd):
         raise SupervisorError(ErrorCode.THREAD_UNKNOWN, f"thread not found: {thread_id}")
     return thread
 
@@ -157,7 +157,7 @@ async def list_threads(call: ProjectCall, params: ListThreads) -> Threads:
     cursor = params.cursor
     for _ in range(MAX_PAGES):
         page = await _page(call, params, cursor, params.limit - len(found))
-        found += [one for one in page.data if is_inside(call.status.path, _place(one).cwd)]
+        found += [one for one in page.data if is_inside(call.status.inside, _place(one).cwd)]
         cursor = page.nextCursor
         if cursor is None or len(found) >= params.limit:
             break

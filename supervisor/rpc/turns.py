@@ -1,11 +1,13 @@
 """Methods about turns."""
 
+import pathlib
 from typing import Annotated, Literal
 
 import msgspec
 from pydantic import Field, model_validator
 
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.policy.places import ProjectPaths
 from supervisor.rpc.methods import (
     TEXT_LIMIT,
     Done,
@@ -90,22 +92,27 @@ class _TurnHolder(msgspec.Struct, frozen=True):
 _TURN = msgspec.json.Decoder(_TurnHolder)
 
 
-def turn_input(params: SendMessage, project_path: str) -> list[dict[str, str]]:
-    """What `turn/start` gets as `input`."""
+def turn_input(params: SendMessage, paths: ProjectPaths) -> list[dict[str, str]]:
+    """What `turn/start` gets as `input`. Paths are given as the host has them."""
+    project = str(paths.host)
     if params.text is not None:
         return [{"type": "text", "text": params.text}]
     return [
         {"type": "text", "text": one.text}
         if isinstance(one, TextInput)
-        else {"type": "localImage", "path": inside(f"input.{place}.path", project_path, one.path)}
+        else _local_image(inside(f"input.{place}.path", project, one.path), paths)
         for place, one in enumerate(params.input or [])
     ]
+
+
+def _local_image(path: str, paths: ProjectPaths) -> dict[str, str]:
+    return {"type": "localImage", "path": str(paths.to_inside(pathlib.Path(path)))}
 
 
 async def send_message(call: ProjectCall, params: SendMessage) -> Sent:
     upstream: dict[str, object] = {
         "threadId": params.thread_id,
-        "input": turn_input(params, call.status.path),
+        "input": turn_input(params, call.status.paths),
     }
     if params.model is not None:
         upstream["model"] = params.model

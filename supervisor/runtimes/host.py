@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.ids import ProjectId
+from supervisor.policy.places import ProjectPaths
 from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity, Launch
 from supervisor.runtimes import stdio
 from supervisor.runtimes.pidfd import exit_of_child, exit_of_status, exit_of_stranger
@@ -57,6 +59,11 @@ class HostProcess:
     @property
     def identity(self) -> Identity:
         return self._identity
+
+    @property
+    def confinement(self) -> None:
+        """It has none but Codex's own."""
+        return None
 
     async def wait(self) -> Exit:
         """Of an adopted process, Linux before 6.15 may not tell: then it is `Exit()`."""
@@ -129,6 +136,7 @@ class HostRuntime:
     """Implements `ports.runtime.Runtime` on this machine; `proc_root` is where /proc is."""
 
     name = "host"
+    contains = False
 
     def __init__(self, proc_root: Path = PROC) -> None:
         self._proc_root = proc_root
@@ -143,6 +151,10 @@ class HostRuntime:
             spawning.add_done_callback(_discard)
             raise
         return HostProcess(spawned.identity, launch.marker, spawned.pidfd)
+
+    def paths(self, project: ProjectId, directory: Path) -> ProjectPaths:  # noqa: ARG002
+        """The same for both."""
+        return ProjectPaths(directory, directory)
 
     async def adopt(self, launch: Launch, identity: Identity) -> HostProcess | None:
         """None also for a reused pid, another boot, or a process without the marker."""

@@ -19,14 +19,17 @@ from typing import Final
 import msgspec
 
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.ids import ProjectId
 from supervisor.logs import get_logger
-from supervisor.ports.runtime import Exit, Identity, Launch
+from supervisor.policy.places import ProjectPaths
+from supervisor.ports.model_access import ModelAccess, Reached
+from supervisor.ports.runtime import Confinement, Exit, Identity, Launch
 from supervisor.runtimes import stdio
 from supervisor.runtimes.cgroups import Usage
 from supervisor.runtimes.podman_command import PATIENCE, Podman
 from supervisor.runtimes.podman_exit import exit_of
 from supervisor.runtimes.podman_start import Started, clear, open_init, start_container
-from supervisor.runtimes.processes import boot_id, markers
+from supervisor.runtimes.processes import Reaper, boot_id, markers
 from supervisor.runtimes.spec import ContainerSettings, container_name
 
 log = get_logger()
@@ -58,6 +61,16 @@ class PodmanProcess:
     @property
     def identity(self) -> Identity:
         return self._identity
+
+    @property
+    def confinement(self) -> Confinement:
+        """As of the start."""
+        return Confinement(
+            container=self._identity.container,
+            limits_hold=True,
+            stdio_out_of_reach=True,
+            doubts=(),
+        )
 
     async def wait(self) -> Exit:
         """The init passes the app-server's exit on; code 128+n is taken for signal n."""
@@ -174,6 +187,7 @@ class PodmanRuntime:
     """
 
     name = "podman"
+    contains = True
 
     def __init__(
         self,
@@ -181,9 +195,13 @@ class PodmanRuntime:
         run_dir: Path,
         environment: Mapping[str, str],
         *,
+        paths: Callable[[ProjectId, Path], ProjectPaths] = lambda _, host: ProjectPaths(host, host),
+        access: ModelAccess | None = None,
         program: str = "podman",
         patience: float = PATIENCE,
     ) -> None:
+        self.paths = paths
+        self._access = access
         self._settings_for = settings_for
         self._run_dir = run_dir
         self._podman = Podman(environment, program=program, patience=patience)
@@ -200,6 +218,11 @@ class PodmanRuntime:
             unwanted.set()
             starting.add_done_callback(partial(self._discard, launch.marker))
             raise
+        try:
+            await self._let_reach(launch, started)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._end, launch.marker, started))
+            raise
         return PodmanProcess(self._podman, started, self._files(launch.marker))
 
     async def adopt(self, launch: Launch, identity: Identity) -> PodmanProcess | None:
@@ -207,17 +230,38 @@ class PodmanRuntime:
         started = await asyncio.to_thread(self._find, launch, identity)
         if started is None:
             return None
+        try:
+            await self._let_reach(launch, started)
+        except SupervisorError as error:
+            # Its turns fail for want of a model, and say so; the link goes on trying.
+            log.warning("model_unreachable", marker=launch.marker, error=error.message)
         return PodmanProcess(self._podman, started, self._files(launch.marker))
+
+    async def _let_reach(self, launch: Launch, started: Started) -> None:
+        """Give it the model, unless it has ended already: its end is told by its exit."""
+        if self._access is not None and started.pidfd >= 0:
+            await self._access.open(
+                Reached(
+                    project=launch.project,
+                    generation=launch.generation,
+                    marker=launch.marker,
+                    pid=started.identity.pid,
+                )
+            )
 
     async def markers(self, prefix: str) -> set[str]:
         """Of containers in whatever state, and of starts under way."""
         return await asyncio.to_thread(self._markers, prefix)
 
     async def sweep(self, marker: str) -> int:
-        """End and remove every container of `marker`; inits are not counted."""
+        """End and remove every container of `marker`; inits are not counted. Also what runs under
+        that marker outside of any, from a time when the runtime was another."""
         if not marker:
             raise ValueError("an empty marker is nobody's")
-        return await asyncio.to_thread(clear, self._podman, marker, self._run_dir)
+        if self._access is not None:
+            await self._access.close(marker)
+        ended = await asyncio.to_thread(clear, self._podman, marker, self._run_dir)
+        return ended + await asyncio.to_thread(Reaper(marker).run)
 
     def _files(self, marker: str) -> Path:
         return self._run_dir / container_name(marker)

@@ -28,8 +28,23 @@ SHOWS_NO_DEFAULT = {
     "project_roots",
     "token_file",
     "allowed_origins",
+    "podman.containers_conf",
+    "podman.init_bin",
+    "podman.uid",
+    "podman.gid",
+    "podman.mount_point",
+    "podman.extra_mounts",
+    "podman.projects",
+    "proxy.socket",
+    "proxy.key_file",
+    "proxy.credential",
+    "proxy.connect_allow",
+    "disk.project_bytes",
 }
 """Their default is empty, or depends on the machine: the example shows something to start from."""
+
+
+TABLES_OF_ANY_NAME = {"podman.projects"}
 
 
 def rows(page: str) -> list[list[str]]:
@@ -54,7 +69,8 @@ def uncommented() -> str:
 def flat(values: dict[str, object], above: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in values.items():
-        inner = flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+        nested = isinstance(value, dict) and above + key not in TABLES_OF_ANY_NAME
+        inner = flat(value, f"{above}{key}.") if nested else {above + key: value}
         found.update(inner)
     return found
 
@@ -96,7 +112,7 @@ def test_example_shows_the_defaults() -> None:
 
 def test_every_setting_with_a_unit_says_it_in_its_name() -> None:
     counts = {"requests_in_flight", "listen_port", "restart.intensity", "subscriber_queue_events"}
-    counts.add("pending_rows_limit")
+    counts |= {"pending_rows_limit", "podman.limits.pids", "podman.limits.cpus"}
     numbers = {
         key
         for key, value in flat(Settings(state_dir=Path("/s")).model_dump()).items()

@@ -18,6 +18,7 @@ from supervisor.agents.recovery import SEARCH_PAUSE_SECONDS, SEARCHES
 from supervisor.agents.starting import PING
 from supervisor.agents.upstream import UnwrittenError, Upstream
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.policy.places import ProjectPaths
 from supervisor.ports.agent import Acted
 from supervisor.ports.store import Batch, IntentRow
 from supervisor.stores.memory import MemoryStore
@@ -108,7 +109,7 @@ async def acting(tmp_path: Path) -> AsyncIterator[Bench]:
         of = Acting(
             parts,
             ledger,
-            tmp_path,
+            ProjectPaths(tmp_path, tmp_path),
             carrier=carrier,
             trusted=lambda: False,
             upstream=lambda: cast("Upstream", made.app_server),

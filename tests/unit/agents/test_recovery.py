@@ -14,6 +14,7 @@ from supervisor.agents.recovery import Recovery, resume_params, turn_with
 from supervisor.agents.starting import PING
 from supervisor.agents.upstream import Upstream
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.policy.places import ProjectPaths
 from supervisor.ports.store import Batch, IntentRow, ThreadRow
 from supervisor.stores.memory import MemoryStore
 from supervisor.testing.fakes import FakeClock
@@ -112,7 +113,7 @@ async def bench(tmp_path: Path, answers: Answers, *, same_generation: bool) -> B
         parts,
         ledger,
         cast("Upstream", upstream),
-        tmp_path,
+        ProjectPaths(tmp_path, tmp_path),
         trusted=False,
         same_generation=same_generation,
     )
@@ -289,7 +290,7 @@ async def test_an_app_server_that_ends_meanwhile_says_nothing_of_its_threads(
 def test_a_thread_is_resumed_with_its_settings_and_never_with_its_old_trust(tmp_path: Path) -> None:
     kept = {"model": "m", "config": {"model_reasoning_effort": "low", "projects": {"/": "trusted"}}}
     one = row("t", tmp_path, settings=msgspec.json.encode(kept))
-    params = resume_params(one, tmp_path, trusted=False)
+    params = resume_params(one, ProjectPaths(tmp_path, tmp_path), trusted=False)
     assert (params["threadId"], params["model"], params["excludeTurns"]) == ("t", "m", True)
     config = params["config"]
     assert isinstance(config, dict)

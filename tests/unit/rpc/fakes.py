@@ -134,6 +134,7 @@ class FakeAgent:
         return ProjectStatus(
             project=self.project,
             path=self.path,
+            inside=self.path,
             account=self.account,
             trusted=self.trusted,
             state=self.state,

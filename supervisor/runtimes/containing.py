@@ -1,0 +1,166 @@
+"""From the settings and a launch to the settings of one container: what `podman` runs by.
+
+Looks at the disk, and makes what a container mounts: the copies of Codex and of the init, the
+pinned configuration, and the project's CODEX_HOME. Blocking.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.ids import ProjectId
+from supervisor.policy.pinned import config_toml, requirements_toml
+from supervisor.policy.places import ProjectPaths
+from supervisor.ports.runtime import Launch
+from supervisor.runtimes.copies import codex_copy, init_copy
+from supervisor.runtimes.spec import CODEX_BINARY, ContainerSettings, ExtraMount, Limits
+from supervisor.settings import Settings
+from supervisor.settings_groups import PodmanSettings, ProjectSettings
+
+COMMAND: Final = (str(CODEX_BINARY),)
+"""What a launch in a container starts, without `app-server`."""
+ENVIRONMENT: Final[Mapping[str, str]] = {"LANG": "C.UTF-8"}
+"""All that an app-server in a container gets; the image's own PATH goes with it."""
+_INITS: Final = ("/usr/libexec/podman/catatonit", "/usr/bin/catatonit", "/usr/bin/catatonit-static")
+_LIMITS: Final = tuple(Limits.__struct_fields__)
+
+
+class Containing:
+    """One per supervisor. `state_dir` and the copies in it are the supervisor's alone."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        codex: Callable[[], Path],
+        home: Callable[[ProjectId], Path],
+    ) -> None:
+        self._settings = settings
+        self._codex = codex
+        self._home = home
+        self._root = settings.state_dir / "podman"
+        self._copying = threading.Lock()
+        self._copied: tuple[Path, Path] | None = None
+
+    def paths(self, project: ProjectId, directory: Path) -> ProjectPaths:
+        """At its own path, unless `mount_point` says otherwise."""
+        podman = self._settings.podman
+        own = _own(podman, project, directory)
+        return ProjectPaths(directory, own.mount_point or podman.mount_point or directory)
+
+    def settings_for(self, launch: Launch) -> ContainerSettings:
+        """All that is decided about the container of `launch`.
+
+        `project_path_refused` for a project that root owns, `codex_missing`,
+        `agent_start_failed`.
+        """
+        podman = self._settings.podman
+        own = _own(podman, launch.project, launch.directory)
+        uid, gid = self._owner(launch.directory)
+        codex, init = self._copies()
+        paths = self.paths(launch.project, launch.directory)
+        return ContainerSettings(
+            image=own.image or podman.image,
+            uid=uid,
+            gid=gid,
+            codex_folder=codex,
+            init=init,
+            codex_home=self._made_home(launch.project, uid, gid),
+            state_dir=self._settings.state_dir,
+            requirements=self._pinned("requirements.toml", requirements_toml(self._settings)),
+            config=self._pinned("config.toml", config_toml(self._settings)),
+            limits=_limits(podman, own),
+            extra_mounts=tuple(
+                ExtraMount(source=m.source, destination=m.destination, writable=m.writable)
+                for m in podman.extra_mounts
+            ),
+            mount_point=None if paths.inside == paths.host else paths.inside,
+        )
+
+    def _owner(self, directory: Path) -> tuple[int, int]:
+        """Whose uid the agent runs as: the settings', else the project's owner's; never root."""
+        podman = self._settings.podman
+        try:
+            status = directory.stat(follow_symlinks=False)
+        except OSError as error:
+            raise SupervisorError(
+                ErrorCode.AGENT_START_FAILED, f"there is no directory {directory}: {error.strerror}"
+            ) from error
+        uid = podman.uid or status.st_uid
+        if uid == 0:
+            raise SupervisorError(
+                ErrorCode.PROJECT_PATH_REFUSED,
+                f"{directory} belongs to root, and a container never runs as root",
+                hint="Give it to an ordinary user: chown -R USER DIRECTORY.",
+            )
+        return uid, podman.gid or status.st_gid or uid
+
+    def _copies(self) -> tuple[Path, Path]:
+        """Of Codex's folder and of the init, hashed once in the supervisor's life."""
+        with self._copying:
+            if self._copied is None:
+                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                root = self._root / "copies"
+                init = self._settings.podman.init_bin or _init()
+                self._copied = (
+                    codex_copy(self._codex().resolve(), root),
+                    init_copy(init.resolve(), root),
+                )
+            return self._copied
+
+    def _made_home(self, project: ProjectId, uid: int, gid: int) -> Path:
+        """The agent's CODEX_HOME. Above it is nobody's but ours: it cannot be replaced."""
+        home = self._home(project)
+        try:
+            home.mkdir(mode=0o700, exist_ok=True)
+            fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if os.fstat(fd).st_uid != uid:
+                    os.fchown(fd, uid, gid)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise SupervisorError(
+                ErrorCode.AGENT_START_FAILED, f"{home} cannot be made: {error.strerror}"
+            ) from error
+        return home
+
+    def _pinned(self, name: str, text: str) -> Path:
+        """The file of that text; each text has a file of its own, which running ones still have."""
+        directory = self._root / "pinned"
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path = directory / name
+        if not path.exists() or path.read_text() != text:
+            fresh = directory / f".{name}.{threading.get_ident()}"
+            fresh.write_text(text)
+            fresh.chmod(0o644)
+            fresh.replace(path)
+        return path
+
+
+def _own(podman: PodmanSettings, project: ProjectId, directory: Path) -> ProjectSettings:
+    found = podman.projects.get(project) or podman.projects.get(str(directory))
+    return found or ProjectSettings()
+
+
+def _limits(podman: PodmanSettings, own: ProjectSettings) -> Limits:
+    said = {name: getattr(own, name) or getattr(podman.limits, name) for name in _LIMITS}
+    # More than there are is refused by the kernel.
+    said["cpus"] = min(said["cpus"], float(os.cpu_count() or 1))
+    return msgspec.convert(said, Limits)
+
+
+def _init() -> Path:
+    found = next((path for path in map(Path, _INITS) if path.is_file()), None)
+    if found is None:
+        raise SupervisorError(
+            ErrorCode.AGENT_START_FAILED,
+            "catatonit, the init of containers, is not installed",
+            hint="Install catatonit, or name it in podman.init_bin.",
+            retryable=False,
+        )
+    return found

@@ -1,0 +1,91 @@
+"""All that podman gets of the supervisor's environment, with a containers.conf that works here.
+
+What was probed is kept in the state directory: it holds as long as the machine has not been booted
+again and podman is the same.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.runtimes.containers_conf import containers_conf, limits_here, probe, start_once
+from supervisor.runtimes.processes import boot_id
+from supervisor.settings import Settings
+
+_HANDED_ON: Final = (
+    *("PATH", "HOME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
+    *(
+        "CONTAINERS_CONF",
+        "CONTAINERS_STORAGE_CONF",
+        "CONTAINERS_REGISTRIES_CONF",
+        "DBUS_SESSION_BUS_ADDRESS",
+    ),
+)
+"""Nothing else: a credential in the supervisor's environment is not podman's business."""
+
+
+class _Probed(msgspec.Struct, frozen=True):
+    """What the probe was made of, and what came of it."""
+
+    boot_id: str
+    podman: tuple[str, int, int]
+    """Path, modification time in ns, bytes."""
+    text: str
+
+
+def podman_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of every podman call. Blocks for a second the first time after a boot.
+
+    `agent_start_failed` if podman is not installed, or cannot start a container here.
+    """
+    handed_on = {name: environment[name] for name in _HANDED_ON if name in environment}
+    if settings.podman.containers_conf is not None:
+        return {**handed_on, "CONTAINERS_CONF": str(settings.podman.containers_conf)}
+    if "CONTAINERS_CONF" in handed_on:
+        return handed_on
+    directory = settings.state_dir / "podman"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = _probed(directory / "probed.json", _installed(settings, environment))
+    if not text:
+        return handed_on
+    conf = directory / "containers.conf"
+    _written(conf, text.encode())
+    return {**handed_on, "CONTAINERS_CONF": str(conf)}
+
+
+def _installed(settings: Settings, environment: Mapping[str, str]) -> tuple[str, int, int]:
+    program = settings.podman.program
+    found = shutil.which(program, path=environment.get("PATH"))
+    if found is None:
+        raise SupervisorError(
+            ErrorCode.AGENT_START_FAILED,
+            f"there is no {program} to run",
+            hint="Install podman, or set runtime to host.",
+            retryable=False,
+        )
+    status = Path(found).stat()
+    return found, status.st_mtime_ns, status.st_size
+
+
+def _probed(kept: Path, podman: tuple[str, int, int]) -> str:
+    boot = boot_id()
+    try:
+        known = msgspec.json.decode(kept.read_bytes(), type=_Probed)
+    except (OSError, msgspec.MsgspecError):
+        known = None
+    if known is not None and known.boot_id == boot and known.podman == podman:
+        return known.text
+    text = containers_conf(probe(lambda conf: start_once(conf, podman=podman[0]), limits_here()))
+    _written(kept, msgspec.json.encode(_Probed(boot, podman, text)))
+    return text
+
+
+def _written(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_bytes(content)
+    fresh.replace(path)
