@@ -199,7 +199,7 @@ async def _shared(
         metrics=metrics,
         place=Place(host=_host_id(), boot_id=boot_id()),
         request_ids=RequestIds(f"{rng.getrandbits(48):012x}"),
-        state_id=_state_id(settings.state_dir),
+        state_id=state_id(settings.state_dir),
         clean_shutdown=state_dir.was_clean(),
         project_dir=state_dir.project_dir,
         codex=_command(settings, runtime),
@@ -218,10 +218,11 @@ async def _runtime(stack: AsyncExitStack, settings: Settings, state_dir: StateDi
         lambda: codex_binary(settings.codex_bin),
         lambda project: state_dir.project_dir(project) / "codex-home",
     )
+    root = settings.state_dir / "podman"
     return PodmanRuntime(
         containing.settings_for,
-        settings.state_dir / "podman" / "run",
-        await asyncio.to_thread(podman_environment, settings, environment()),
+        root / "run",
+        await asyncio.to_thread(podman_environment, settings, environment(), root),
         paths=containing.paths,
         program=settings.podman.program,
         patience=settings.podman.patience_seconds,
@@ -314,7 +315,7 @@ def _database_url(settings: Settings, state_dir: StateDirectory) -> str:
     return settings.database_url or f"sqlite:///{state_dir.database}"
 
 
-def _state_id(path: Path) -> str:
+def state_id(path: Path) -> str:
     """Names this directory in the markers of processes: no two on a machine are called alike."""
     return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 

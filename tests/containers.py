@@ -115,6 +115,18 @@ class Boxes:
         return self.settings
 
 
+def containers_of(variables: Mapping[str, str], prefix: str) -> list[str]:
+    """The ids of those whose marker begins with `prefix`."""
+    found = Podman(variables).containers()
+    return [container.id for container in found if container.marker.startswith(prefix)]
+
+
+def remove_containers(variables: Mapping[str, str], prefix: str) -> None:
+    """Whatever podman has of generations whose marker begins with `prefix`."""
+    for container in containers_of(variables, prefix):
+        Podman(variables).remove(container)
+
+
 def keepers(marker: str) -> set[str]:
     """The names of processes that belong to a generation, conmon and the OCI runtime included."""
     return set(named(marker).values())

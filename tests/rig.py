@@ -5,10 +5,12 @@ tests.victim), so that it can be killed; the model lives in the test, so that it
 """
 
 import asyncio
+import os
+import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,12 @@ import psutil
 
 from supervisor.api.client import RpcClient
 from supervisor.api.dialing import connect_unix
+from supervisor.app import state_id
 from supervisor.errors import SupervisorError
+from supervisor.ports.runtime import MARKER_VARIABLE
+from supervisor.runtimes.podman_command import Podman
 from supervisor.testing.model import ScriptedModel, config_toml
+from tests.containers import OWNER, containers_of, remove_containers, require_podman
 from tests.victim import Faults
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +56,8 @@ class Rig:
         for directory in (self.project_dir, self.codex_home):
             directory.mkdir()
         (self.codex_home / "config.toml").write_text(config_toml(model.base_url))
+        self.podman: Mapping[str, str] | None = None
+        """The environment podman works in, where app-servers are contained."""
 
     @property
     def socket(self) -> Path:
@@ -119,16 +127,36 @@ class Rig:
         assert isinstance(status, dict)
         return str(status["project"])
 
+    @property
+    def markers(self) -> str:
+        """What the markers of this rig's generations begin with."""
+        return f"{state_id(self.state_dir)}:"
+
+    def containers(self) -> list[str]:
+        """The ids of the containers that podman has of this rig, in whatever state."""
+        assert self.podman is not None
+        return containers_of(self.podman, self.markers)
+
+    def podmans(self, *argv: str) -> str:
+        """What podman answers to a command line."""
+        assert self.podman is not None
+        return Podman(self.podman).ask(*argv)
+
     def processes(self) -> list[psutil.Process]:
         """Every process that a supervisor of this rig started."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if str(self.root) in process.environ().get("CODEX_HOME", ""):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return [p for p in found if _lives(p)]
+        return [p for p in psutil.process_iter() if self._started(p) and _lives(p)]
+
+    def _started(self, process: psutil.Process) -> bool:
+        try:
+            variables = process.environ()
+            return (
+                str(self.root) in variables.get("CODEX_HOME", "")
+                or variables.get(MARKER_VARIABLE, "").startswith(self.markers)
+                # A proxy outlives its supervisor, and knows no project.
+                or any(str(self.state_dir) in word for word in process.cmdline())
+            )
+        except psutil.Error:
+            return False
 
     def shut(self) -> None:
         """End everything that is left."""
@@ -141,6 +169,8 @@ class Rig:
                 self.kill()
         for process in self.processes():
             process.kill()
+        if self.podman is not None:
+            remove_containers(self.podman, self.markers)
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -148,6 +178,25 @@ def _lives(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+@asynccontextmanager
+async def contained_rig(root: Path, **settings: object) -> AsyncIterator[Rig]:
+    """A rig whose app-servers run in containers, and reach the model by the proxy, with a key."""
+    variables = require_podman(root)
+    key = root / "model-key"
+    key.touch(mode=0o600)
+    key.write_text(f"sk-canary-{secrets.token_hex(16)}\n")
+    podman: dict[str, object] = {"inner_wall": "off"}
+    if "CONTAINERS_CONF" in variables:
+        podman["containers_conf"] = variables["CONTAINERS_CONF"]
+    given = settings.pop("podman", {})
+    assert isinstance(given, dict)
+    async with rig(root, runtime="podman", podman={**podman, **given}, **settings) as made:
+        made.podman = variables
+        os.chown(made.project_dir, OWNER, OWNER)
+        made.settings["proxy"] = {"base_url": made.model.base_url, "key_file": str(key)}
+        yield made
 
 
 @asynccontextmanager

@@ -50,6 +50,7 @@ def demo(inv: Invocation, *, interactive: Interactive = False) -> None:
     try:
         with _interruptible():
             codex_binary(stage.settings.codex_bin)
+            stage.contain()
             asyncio.run(
                 _played(stage, story, verdicts, interactive=interactive and sys.stdin.isatty())
             )

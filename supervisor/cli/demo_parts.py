@@ -16,7 +16,7 @@ import psutil
 from supervisor.api.following import Patience, ask
 from supervisor.cli import output
 from supervisor.cli.audit import COLUMNS, rows
-from supervisor.cli.demo_stage import Stage
+from supervisor.cli.demo_stage import KEY, Stage
 from supervisor.cli.demo_viewer import COMMAND_ASKED, PATIENCE_SECONDS, Viewer, compared
 from supervisor.testing.model import ScriptedModel
 from supervisor.testing.numbered import check_numbered
@@ -104,9 +104,16 @@ async def playing(stage: Stage, story: Any) -> AsyncIterator[Play]:
             play.thread = str((await play.call("startThread", THREAD))["threadId"])
             status = await play.call("projectStatus", {})
             viewer.say(f"codex {status['codexVersion']} runs there, pid {status['pid']}", "dim")
+            viewer.say(_where(stage, status), "dim")
             yield play
         finally:
             watching.cancel()
+
+
+def _where(stage: Stage, status: dict[str, Any]) -> str:
+    if status["confinement"] is not None:
+        return f"in the container {status['confinement']['container'][:12]}, without a network"
+    return f"on the host: no container can be started ({stage.why_no_containers})"
 
 
 async def first_part(play: Play, *, interactive: bool) -> Verdict:
@@ -131,6 +138,9 @@ async def first_part(play: Play, *, interactive: bool) -> Verdict:
         viewer.text(turn) == SAID + DONE and viewer.pieces(turn) > 10,
         f"the text streamed in {viewer.pieces(turn)} pieces",
     )
+    if play.stage.settings.runtime == "podman":
+        keys = {request.authorization for request in play.model.requests}
+        verdict.check(keys == {f"Bearer {KEY}"}, "the model was given the key by the proxy alone")
     verdict.check(viewer.of(COMMAND_ASKED, turn), "a command waited for its approval")
     if allowed:
         verdict.check(

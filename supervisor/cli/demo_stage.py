@@ -18,7 +18,9 @@ import psutil
 from supervisor.api.client import RpcClient
 from supervisor.api.dialing import connect_unix
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.runtimes.readiness import why_no_containers
 from supervisor.settings import Settings, environment
+from supervisor.settings_groups import PodmanSettings, ProxySettings
 from supervisor.testing.model import config_toml
 
 IDLE_EXIT_SECONDS = 60.0
@@ -27,6 +29,9 @@ END_SECONDS = 15.0
 """How long a supervisor may take to stop what it runs."""
 LONGEST_DIRECTORY = 60
 """Bytes: a unix socket's path has 107 at most, and its name is part of it."""
+NOBODY = 65534
+"""Whose project it is in a container: nobody's on this machine, and not root's."""
+KEY = "a-key-that-stays-outside"
 START = (sys.executable, "-P", "-m", "supervisor.cli.main")
 """-P: nothing of the working directory is imported."""
 
@@ -44,7 +49,9 @@ class Stage:
             codex_home=self.codex_home,
             listen_port=0,
             idle_exit_seconds=IDLE_EXIT_SECONDS,
+            podman=PodmanSettings(inner_wall="off"),
         )
+        self.why_no_containers: str | None = "nobody has looked"
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -58,12 +65,26 @@ class Stage:
         stage.codex_home.mkdir()
         return stage
 
+    def contain(self) -> None:
+        """Have the app-server run in a container, if one can be started here."""
+        self.why_no_containers = why_no_containers(self.settings, environment())
+        if self.why_no_containers is None:
+            self.settings = self.settings.model_copy(update={"runtime": "podman"})
+
     def furnish(self, model_url: str, files: Mapping[str, str]) -> None:
         """Point Codex at the model, and put files into the project."""
         (self.codex_home / "config.toml").write_text(config_toml(model_url))
+        key = self.root / "model-key"
+        key.touch(mode=0o600)
+        key.write_text(KEY + "\n")
+        proxy = ProxySettings(base_url=model_url, key_file=key)
+        self.settings = self.settings.model_copy(update={"proxy": proxy})
         (self.root / "config.toml").write_text(_toml(self.settings))
         for name, text in files.items():
             (self.project / name).write_text(text)
+        if self.settings.runtime == "podman":
+            for path in (self.project, *self.project.iterdir()):
+                os.chown(path, NOBODY, NOBODY)
 
     @property
     def pid(self) -> int:

@@ -27,7 +27,7 @@ def doctor(inv: Invocation) -> None:
     except SupervisorError as error:
         found = {"settings": fail(error.message, error.hint)}
     else:
-        found = {name: examined(check, settings) for name, check in every_check().items()}
+        found = {name: examined(check, settings) for name, check in checks_for(settings).items()}
     good = all(one.verdict is not Verdict.FAIL for one in found.values())
     if inv.json:
         shown = [
@@ -43,9 +43,23 @@ def doctor(inv: Invocation) -> None:
 
 def every_check() -> dict[str, Check]:
     """All checks by name, in the order they are made."""
-    from supervisor.cli.checks import codex, machine, service, state
+    from supervisor.cli.checks import codex, containers, machine, service, state
 
-    return {**machine.CHECKS, **codex.CHECKS, **state.CHECKS, **service.CHECKS}
+    return {
+        **machine.CHECKS,
+        **codex.CHECKS,
+        **containers.CHECKS,
+        **state.CHECKS,
+        **service.CHECKS,
+    }
+
+
+def checks_for(settings: "Settings") -> dict[str, Check]:
+    """Those that say something about this supervisor: no person's login goes into a container."""
+    from supervisor.cli.checks import codex, containers
+
+    unused = containers.CHECKS if settings.runtime == "host" else codex.PERSONS_OWN
+    return {name: check for name, check in every_check().items() if name not in unused}
 
 
 def examined(check: Check, settings: "Settings") -> Finding:

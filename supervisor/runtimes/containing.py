@@ -105,10 +105,10 @@ class Containing:
             if self._copied is None:
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 root = self._root / "copies"
-                init = self._settings.podman.init_bin or _init()
+                init = init_binary(self._settings.podman.init_bin)
                 self._copied = (
                     codex_copy(self._codex().resolve(), root),
-                    init_copy(init.resolve(), root),
+                    init_copy(init, root),
                 )
             return self._copied
 
@@ -154,8 +154,10 @@ def _limits(podman: PodmanSettings, own: ProjectSettings) -> Limits:
     return msgspec.convert(said, Limits)
 
 
-def _init() -> Path:
-    found = next((path for path in map(Path, _INITS) if path.is_file()), None)
+def init_binary(told: Path | None) -> Path:
+    """The real path of `told` (the setting), else of podman's own init. `agent_start_failed`."""
+    candidates = [told] if told else [Path(path) for path in _INITS]
+    found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise SupervisorError(
             ErrorCode.AGENT_START_FAILED,
@@ -163,4 +165,4 @@ def _init() -> Path:
             hint="Install catatonit, or name it in podman.init_bin.",
             retryable=False,
         )
-    return found
+    return found.resolve()

@@ -38,17 +38,19 @@ class _Probed(msgspec.Struct, frozen=True):
     text: str
 
 
-def podman_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+def podman_environment(
+    settings: Settings, environment: Mapping[str, str], directory: Path
+) -> dict[str, str]:
     """The environment of every podman call. Blocks for a second the first time after a boot.
 
-    `agent_start_failed` if podman is not installed, or cannot start a container here.
+    What was found out is kept in `directory`, which is made if need be. `agent_start_failed` if
+    podman is not installed, or cannot start a container here.
     """
     handed_on = {name: environment[name] for name in _HANDED_ON if name in environment}
     if settings.podman.containers_conf is not None:
         return {**handed_on, "CONTAINERS_CONF": str(settings.podman.containers_conf)}
     if "CONTAINERS_CONF" in handed_on:
         return handed_on
-    directory = settings.state_dir / "podman"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     text = _probed(directory / "probed.json", _installed(settings, environment))
     if not text:

@@ -101,4 +101,6 @@ def _overridden(settings: Settings, key: str) -> str | None:
     return None
 
 
-CHECKS: dict[str, Check] = {"codex": binary, "codex home": home, "login": login}
+PERSONS_OWN: dict[str, Check] = {"codex home": home, "login": login}
+"""What an app-server on the host shares with the person."""
+CHECKS: dict[str, Check] = {"codex": binary, **PERSONS_OWN}
