@@ -32,6 +32,7 @@ from supervisor.api.http import HttpServer, Readiness
 from supervisor.api.unix import UnixServer
 from supervisor.api.websocket import WebSocketPeers
 from supervisor.clock import Clock, SystemClock, system_random
+from supervisor.credentials.link import ProxyLink
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.lifecycle.agent import AgentState
 from supervisor.logs import get_logger
@@ -218,12 +219,17 @@ async def _runtime(stack: AsyncExitStack, settings: Settings, state_dir: StateDi
         lambda: codex_binary(settings.codex_bin),
         lambda project: state_dir.project_dir(project) / "codex-home",
     )
+    link = ProxyLink(
+        settings.proxy, settings.state_dir / "proxy", environment(), rng=system_random()
+    )
     root = settings.state_dir / "podman"
+    variables = await asyncio.to_thread(podman_environment, settings, environment(), root)
     return PodmanRuntime(
         containing.settings_for,
         root / "run",
-        await asyncio.to_thread(podman_environment, settings, environment(), root),
+        variables,
         paths=containing.paths,
+        access=await stack.enter_async_context(link),
         program=settings.podman.program,
         patience=settings.podman.patience_seconds,
     )

@@ -5,6 +5,7 @@ Knows no setting by name; `supervisor.settings` owns them. Everything here raise
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,3 +214,17 @@ def _holds(values: object, path: Sequence[str]) -> bool:
             return False
         values = values[key]
     return True
+
+
+def to_toml(values: Mapping[str, object]) -> str:
+    """A configuration file of these values, which are JSON's. Tables are written in one line each,
+    which spares their order."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)

@@ -5,7 +5,8 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,9 @@ from supervisor.ports.runtime import Launch
 from supervisor.runtimes.containers_conf import containers_conf, limits_here, probe, start_once
 from supervisor.runtimes.copies import init_copy
 from supervisor.runtimes.podman import PodmanRuntime
-from supervisor.runtimes.podman_command import Container, Podman
+from supervisor.runtimes.podman_command import Podman
+from supervisor.runtimes.podman_records import Container
+from supervisor.runtimes.podman_start import SERVICE
 from supervisor.runtimes.spec import ContainerSettings, Limits, container_name
 from supervisor.settings import environment
 from tests.conftest import require
@@ -68,7 +71,7 @@ class Boxes:
     def __init__(self, directory: Path, variables: Mapping[str, str]) -> None:
         self.variables = variables
         self.run_dir = directory / "run"
-        self.podman = Podman(variables)
+        self.podman = Podman(variables, directory=self.run_dir / SERVICE)
         state = directory / "state"
         home = directory / "codex-home"
         folder = directory / "codex"
@@ -96,6 +99,10 @@ class Boxes:
             self._settings_for, self.run_dir, self.variables, program=program, patience=patience
         )
 
+    def files(self) -> list[Path]:
+        """What the runtime keeps of containers."""
+        return [path for path in self.run_dir.iterdir() if path.name != SERVICE]
+
     def of(self, marker: str) -> list[Container]:
         """The containers podman knows of a generation, by label or by name."""
         name = container_name(marker)
@@ -115,16 +122,28 @@ class Boxes:
         return self.settings
 
 
+@contextlib.contextmanager
+def podman_in(variables: Mapping[str, str]) -> Iterator[Podman]:
+    """A podman whose service does not outlive the test."""
+    with tempfile.TemporaryDirectory() as scratch:
+        podman = Podman(variables, directory=Path(scratch) / SERVICE)
+        yield podman
+        podman.close()
+
+
 def containers_of(variables: Mapping[str, str], prefix: str) -> list[str]:
     """The ids of those whose marker begins with `prefix`."""
-    found = Podman(variables).containers()
+    with podman_in(variables) as podman:
+        found = podman.containers()
     return [container.id for container in found if container.marker.startswith(prefix)]
 
 
 def remove_containers(variables: Mapping[str, str], prefix: str) -> None:
     """Whatever podman has of generations whose marker begins with `prefix`."""
-    for container in containers_of(variables, prefix):
-        Podman(variables).remove(container)
+    with podman_in(variables) as podman:
+        for container in podman.containers():
+            if container.marker.startswith(prefix):
+                podman.remove(container.id)
 
 
 def keepers(marker: str) -> set[str]:

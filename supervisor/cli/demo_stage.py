@@ -2,7 +2,6 @@
 at the scripted model, and supervisors as processes of their own. Nothing of it is left behind.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.runtimes.readiness import why_no_containers
 from supervisor.settings import Settings, environment
 from supervisor.settings_groups import PodmanSettings, ProxySettings
+from supervisor.settings_sources import to_toml
 from supervisor.testing.model import config_toml
 
 IDLE_EXIT_SECONDS = 60.0
@@ -79,7 +79,9 @@ class Stage:
         key.write_text(KEY + "\n")
         proxy = ProxySettings(base_url=model_url, key_file=key)
         self.settings = self.settings.model_copy(update={"proxy": proxy})
-        (self.root / "config.toml").write_text(_toml(self.settings))
+        (self.root / "config.toml").write_text(
+            to_toml(self.settings.model_dump(mode="json", exclude_none=True))
+        )
         for name, text in files.items():
             (self.project / name).write_text(text)
         if self.settings.runtime == "podman":
@@ -168,21 +170,6 @@ class Stage:
             return process.environ().get("CODEX_HOME") == str(self.codex_home)
         except (psutil.Error, OSError):
             return False
-
-
-def _toml(settings: Settings) -> str:
-    """Every setting, so that neither the person's file nor the machine's has a say."""
-    told = settings.model_dump(mode="json", exclude_none=True)
-    return "".join(f"{name} = {_value(value)}\n" for name, value in told.items())
-
-
-def _value(value: object) -> str:
-    """TOML of a JSON value. Tables are written in one line, which spares their order."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value)
 
 
 def _described(process: psutil.Process) -> str:

@@ -22,6 +22,7 @@ from supervisor.cli import (
     logs,
     output,
     projects,
+    proxy,
     run,
     threads,
     up,
@@ -33,7 +34,7 @@ CTRL_C = 130
 BROKEN_PIPE = 141
 _NOT_UNDERSTOOD = 2
 """What the command line's parser ends with, for which sysexits has a number of its own."""
-_NOUNS = (up, run, events, approvals, projects, threads, audit, logs, doctor, demo, about)
+_NOUNS = (up, run, events, approvals, projects, threads, audit, logs, doctor, demo, proxy, about)
 
 app = typer.Typer(
     name="codex-supervisor",

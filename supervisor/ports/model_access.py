@@ -18,6 +18,8 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     marker: str
     pid: int
     """Of the container's init, as the host counts."""
+    start_ticks: int = 0
+    """When that process started, as `Identity` has it; 0: the caller knows that it is the one."""
 
 
 class ModelAccess(Protocol):

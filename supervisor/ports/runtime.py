@@ -65,6 +65,25 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel killed it because its memory limit was reached."""
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a contained app-server, and all it has started, uses: one reading.
+
+    Counters count from the container's start; a limit of None: there is none.
+    """
+
+    memory_bytes: int
+    """Without the page cache that can be dropped."""
+    memory_limit_bytes: int | None
+    memory_peak_bytes: int | None
+    """With the page cache; None: this kernel does not tell."""
+    cpu_seconds: float
+    throttled_seconds: float
+    throttled_periods: int
+    pids: int
+    pids_limit: int | None
+    oom_kills: int
+
+
 class Process(Protocol):
     """A live, or just ended, app-server."""
 

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from supervisor.ports.runtime import Usage
 from supervisor.runtimes.processes import PROC
 
 ROOT: Final = Path("/sys/fs/cgroup")
@@ -17,22 +18,6 @@ _ALL: Final = ""
 """The controller of version 2: its one hierarchy has them all."""
 _UNLIMITED: Final = 1 << 60
 """Version 1 says no limit by the largest multiple of a page."""
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading. Counters count from the container's start; a limit of None: there is none."""
-
-    memory_bytes: int
-    """Without the page cache that can be dropped."""
-    memory_limit_bytes: int | None
-    memory_peak_bytes: int | None
-    """With the page cache; None: this kernel does not tell."""
-    cpu_seconds: float
-    throttled_seconds: float
-    throttled_periods: int
-    pids: int
-    pids_limit: int | None
-    oom_kills: int
 
 
 class Cgroup(msgspec.Struct, frozen=True, kw_only=True):

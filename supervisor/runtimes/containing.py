@@ -4,7 +4,10 @@ Looks at the disk, and makes what a container mounts: the copies of Codex and of
 pinned configuration, and the project's CODEX_HOME. Blocking.
 """
 
+import hashlib
 import os
+import shutil
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +21,13 @@ from supervisor.policy.pinned import config_toml, requirements_toml
 from supervisor.policy.places import ProjectPaths
 from supervisor.ports.runtime import Launch
 from supervisor.runtimes.copies import codex_copy, init_copy
-from supervisor.runtimes.spec import CODEX_BINARY, ContainerSettings, ExtraMount, Limits
+from supervisor.runtimes.spec import (
+    CODEX_BINARY,
+    USER_CONFIG_MOUNT,
+    ContainerSettings,
+    ExtraMount,
+    Limits,
+)
 from supervisor.settings import Settings
 from supervisor.settings_groups import PodmanSettings, ProjectSettings
 
@@ -121,6 +130,7 @@ class Containing:
             try:
                 if os.fstat(fd).st_uid != uid:
                     os.fchown(fd, uid, gid)
+                _make_way(fd)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -133,13 +143,28 @@ class Containing:
         """The file of that text; each text has a file of its own, which running ones still have."""
         directory = self._root / "pinned"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path = directory / name
+        path = directory / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}-{name}"
         if not path.exists() or path.read_text() != text:
-            fresh = directory / f".{name}.{threading.get_ident()}"
+            fresh = directory / f".{path.name}.{threading.get_ident()}"
             fresh.write_text(text)
             fresh.chmod(0o644)
             fresh.replace(path)
         return path
+
+
+def _make_way(home: int) -> None:
+    """Take away what the agent left in its CODEX_HOME to mislead the next start: what a file is
+    mounted over must be no symlink, which the mount would follow, nor anything that stops it; and
+    from .env Codex takes its own environment. The agent does not run now."""
+    for name, mounted in ((USER_CONFIG_MOUNT.name, True), (".env", False)):
+        try:
+            mode = os.stat(name, dir_fd=home, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            continue
+        if stat.S_ISDIR(mode):
+            shutil.rmtree(name, dir_fd=home)
+        elif not (mounted and stat.S_ISREG(mode)):
+            os.unlink(name, dir_fd=home)
 
 
 def _own(podman: PodmanSettings, project: ProjectId, directory: Path) -> ProjectSettings:

@@ -23,12 +23,19 @@ from supervisor.ids import ProjectId
 from supervisor.logs import get_logger
 from supervisor.policy.places import ProjectPaths
 from supervisor.ports.model_access import ModelAccess, Reached
-from supervisor.ports.runtime import Confinement, Exit, Identity, Launch
+from supervisor.ports.runtime import Confinement, Exit, Identity, Launch, Usage
 from supervisor.runtimes import stdio
-from supervisor.runtimes.cgroups import Usage
-from supervisor.runtimes.podman_command import PATIENCE, Podman
+from supervisor.runtimes.podman_child import PATIENCE
+from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.podman_exit import exit_of
-from supervisor.runtimes.podman_start import Started, clear, open_init, start_container
+from supervisor.runtimes.podman_start import (
+    SERVICE,
+    Started,
+    clear,
+    left,
+    open_init,
+    start_container,
+)
 from supervisor.runtimes.processes import Reaper, boot_id, markers
 from supervisor.runtimes.spec import ContainerSettings, container_name
 
@@ -182,8 +189,8 @@ class PodmanRuntime:
     """Implements `ports.runtime.Runtime` with podman.
 
     `settings_for` decides about one container, in a thread. `run_dir` is ours alone; each container
-    has a directory in it. `environment` is all that podman gets of ours. At most 2 x cores starts
-    at once is the caller's business.
+    has a directory in it, and so has podman's service. `environment` is all that podman gets of
+    ours. At most 2 x cores starts at once is the caller's business.
     """
 
     name = "podman"
@@ -204,7 +211,9 @@ class PodmanRuntime:
         self._access = access
         self._settings_for = settings_for
         self._run_dir = run_dir
-        self._podman = Podman(environment, program=program, patience=patience)
+        self._podman = Podman(
+            environment, program=program, patience=patience, directory=run_dir / SERVICE
+        )
 
     async def start(self, launch: Launch) -> PodmanProcess:
         """Returns once the container runs, a tenth of a second. Cancelled, it leaves none behind:
@@ -246,6 +255,7 @@ class PodmanRuntime:
                     generation=launch.generation,
                     marker=launch.marker,
                     pid=started.identity.pid,
+                    start_ticks=started.identity.start_ticks,
                 )
             )
 
@@ -262,6 +272,10 @@ class PodmanRuntime:
             await self._access.close(marker)
         ended = await asyncio.to_thread(clear, self._podman, marker, self._run_dir)
         return ended + await asyncio.to_thread(Reaper(marker).run)
+
+    def close(self) -> None:
+        """End podman's service, which ends itself a little later. Blocks; containers run on."""
+        self._podman.close()
 
     def _files(self, marker: str) -> Path:
         return self._run_dir / container_name(marker)
@@ -314,5 +328,4 @@ class PodmanRuntime:
             return next(found, None)
 
     def _markers(self, prefix: str) -> set[str]:
-        labelled = {c.marker for c in self._podman.containers() if c.marker.startswith(prefix)}
-        return labelled | markers(prefix)
+        return left(self._podman, self._run_dir, prefix) | markers(prefix)

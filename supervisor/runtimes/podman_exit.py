@@ -14,6 +14,8 @@ from supervisor.runtimes.podman_command import Podman
 _SIGNALLED: Final = 128
 _KERNEL_ASKED: Final = 20
 _PODMAN_ASKED: Final = 3
+_EVENTS_SINCE: Final = "10m"
+"""It has ended just now; a busy supervisor may be late."""
 _PAUSE: Final = 0.01
 """Seconds between two looks: conmon has yet to collect its child."""
 
@@ -59,8 +61,19 @@ def _told_by_podman(podman: Podman, container: str) -> tuple[Exit, bool]:
         try:
             state = podman.state(container)
         except SupervisorError:
-            return Exit(), False
+            return _told_by_events(podman, container), False
         if state.ended:
             return of_code(state.exit_code), state.oom_killed
     # Without conmon, podman believes that it runs for ever.
     return Exit(), False
+
+
+def _told_by_events(podman: Podman, container: str) -> Exit:
+    """Of one that somebody has removed: podman still knows how it died."""
+    try:
+        events = podman.events(_EVENTS_SINCE)
+    except SupervisorError:
+        return Exit()
+    codes = (e.exit_code for e in reversed(events) if e.id == container)
+    code = next((code for code in codes if code is not None), None)
+    return Exit() if code is None else of_code(code)

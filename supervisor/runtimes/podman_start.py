@@ -5,6 +5,7 @@ stdio on to the container (the log driver passthrough). So podman's complaints a
 container's stderr, which is where they are looked for.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from supervisor.logs import get_logger
 from supervisor.ports.runtime import Identity, Launch
 from supervisor.runtimes import sources, stdio
 from supervisor.runtimes.cgroups import Cgroup, cgroup_of
-from supervisor.runtimes.podman_command import Container, Podman, last_words
-from supervisor.runtimes.processes import boot_id, carries_marker, start_ticks
+from supervisor.runtimes.podman_child import last_words
+from supervisor.runtimes.podman_command import Podman
+from supervisor.runtimes.podman_records import Container
+from supervisor.runtimes.processes import PROC, boot_id, carries_marker, start_ticks
 from supervisor.runtimes.spec import ContainerSettings, container_name, run_argv
 
 log = get_logger()
@@ -29,10 +32,16 @@ _IN_FLIGHT_SECONDS: Final = 10.0
 """How long a `podman run` of a dead supervisor may go on. Left alone, it leaves less behind."""
 _COMPLAINT_BYTES: Final = 4096
 
+SERVICE: Final = "service"
+"""In the run directory, beside those of containers: podman's API service."""
+_MARKER: Final = "marker"
+"""In a container's: whose it is. A half-made container has no label to tell."""
+
+_TAKEN: Final = "is already in use"
 # What podman says, and what a person does about it.
 _HINTS: Final = (
     ("image not known", "Build the image (images/agent/build), or name one that is there."),
-    ("is already in use", "Remove or rename the container of that name."),
+    (_TAKEN, "Remove or rename the container of that name."),
     ("rlimit", "Name a containers.conf with limits this machine grants in CONTAINERS_CONF."),
     ("cgroup", "See whether this machine's cgroups grant the limits; try the other OCI runtime."),
 )
@@ -55,10 +64,16 @@ def start_container(
     argv = run_argv(settings, launch, files)
     try:
         with sources.held(settings, launch) as expected, stdio.opened(launch) as descriptors:
-            shutil.rmtree(files, ignore_errors=True)
-            files.mkdir(mode=0o700, parents=True)
             try:
-                _run(podman, argv, descriptors, files, launch)
+                _make(files, launch.marker)
+                try:
+                    _run(podman, argv, descriptors, files, launch)
+                except _NameTakenError:
+                    # By one of ours from a former life, of a store that was restored, say; nobody
+                    # else's is cleared, and then it is refused again.
+                    clear(podman, launch.marker, run_dir)
+                    _make(files, launch.marker)
+                    _run(podman, argv, descriptors, files, launch)
                 started = _found(files)
                 _check(started, expected)
             except BaseException:
@@ -69,6 +84,12 @@ def start_container(
         raise SupervisorError(
             ErrorCode.AGENT_START_FAILED, f"the container cannot be started: {error}"
         ) from error
+
+
+def _make(files: Path, marker: str) -> None:
+    shutil.rmtree(files, ignore_errors=True)
+    files.mkdir(mode=0o700, parents=True)
+    (files / _MARKER).write_text(marker)
 
 
 def _clear_failed(podman: Podman, marker: str, run_dir: Path) -> None:
@@ -102,10 +123,15 @@ def _written(stderr: Path, before: int) -> str:
         return file.read().decode(errors="replace")
 
 
+class _NameTakenError(SupervisorError):
+    """There is a container of that name."""
+
+
 def _refused(complaint: str) -> SupervisorError:
     words = last_words(complaint)
     hint = next((hint for sign, hint in _HINTS if sign in words), None)
-    return SupervisorError(ErrorCode.AGENT_START_FAILED, f"podman refused: {words}", hint=hint)
+    kind = _NameTakenError if _TAKEN in words else SupervisorError
+    return kind(ErrorCode.AGENT_START_FAILED, f"podman refused: {words}", hint=hint)
 
 
 def _found(files: Path) -> Started:
@@ -122,7 +148,10 @@ def _found(files: Path) -> Started:
 
 
 def open_init(pid: int, container: str) -> tuple[int, int, Cgroup | None] | None:
-    """A pidfd, the start ticks and the cgroup of the live process `pid` of that container."""
+    """A pidfd, the start ticks and the cgroup of the live process `pid` of that container.
+
+    Rootless with cgroup version 1, a container has no cgroup of its own.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -130,10 +159,18 @@ def open_init(pid: int, container: str) -> tuple[int, int, Cgroup | None] | None
     # Looked at with the pidfd in hand: were the pid reused meanwhile, it would be elsewhere.
     ticks = start_ticks(pid)
     cgroup = cgroup_of(pid, container)
-    if ticks is None or cgroup is None:
+    if ticks is None or (cgroup is None and not _has_its_mounts(pid, container)):
         os.close(pidfd)
         return None
     return pidfd, ticks, cgroup
+
+
+def _has_its_mounts(pid: int, container: str) -> bool:
+    """Whether the process sees files that podman keeps for that container alone."""
+    try:
+        return container in (PROC / str(pid) / "mountinfo").read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def _check(started: Started, expected: sources.Held) -> None:
@@ -146,6 +183,16 @@ def _check(started: Started, expected: sources.Held) -> None:
     except SupervisorError:
         os.close(started.pidfd)
         raise
+
+
+def left(podman: Podman, run_dir: Path, prefix: str) -> set[str]:
+    """The markers that begin with `prefix` of all that is there of containers: one in whatever
+    state, or the files of one that is half made or has gone."""
+    found = {container.marker for container in podman.containers()}
+    for note in run_dir.glob(f"*/{_MARKER}"):
+        with contextlib.suppress(OSError):
+            found.add(note.read_text())
+    return {marker for marker in found if marker.startswith(prefix)}
 
 
 def clear(podman: Podman, marker: str, run_dir: Path) -> int:

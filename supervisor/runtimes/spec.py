@@ -20,6 +20,8 @@ HOME_MOUNT: Final = Path("/codex")
 """CODEX_HOME inside. Always the same: Codex stores absolute paths in it."""
 REQUIREMENTS_MOUNT: Final = Path("/etc/codex/requirements.toml")
 CONFIG_MOUNT: Final = Path("/etc/codex/config.toml")
+USER_CONFIG_MOUNT: Final = HOME_MOUNT / "config.toml"
+"""The same file again: one that the agent could write would have Codex run programs for it."""
 MARKER_LABEL: Final = "codex-supervisor.marker"
 REFUSING_PROXY: Final = "http://127.0.0.1:9"
 """Nobody listens there. Without any, Codex spends seconds at its end in names it cannot resolve."""
@@ -171,6 +173,7 @@ def _mounts(settings: ContainerSettings, launch: Launch) -> list[str]:
     for source, destination in (
         (settings.requirements, REQUIREMENTS_MOUNT),
         (settings.config, CONFIG_MOUNT),
+        (settings.config, USER_CONFIG_MOUNT),
     ):
         if source is not None:
             mounts.append(ExtraMount(source=source, destination=destination))

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from tests.bench import lifetimes, parsing, report, requests, streams
+from tests.bench import containers, lifetimes, parsing, report, requests, streams
 from tests.bench.rows import Row
 from tests.bench.sizes import QUICK, Size
 from tests.bench.stage import Stage, staged
@@ -24,6 +24,7 @@ PARTS: dict[str, Part] = {
     "kills": lifetimes.kills,
     "starts": lifetimes.starts,
     "agents": lifetimes.agents,
+    "containers": containers.containers,
 }
 
 

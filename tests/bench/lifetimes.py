@@ -20,27 +20,13 @@ POLL_SECONDS = 0.02
 
 async def starts(stage: Stage, size: Size) -> list[Row]:
     """Codex from the spawn until it has answered `initialize`; ours waits for a ping as well."""
-    theirs, ours, first = [], [], []
+    first = []
     for _ in range(max(1, size.starts // 3)):
         with stopwatch() as spent:
             async with stage.supervised():
                 first.append(spent())
-    async with stage.supervised() as supervised, supervised.dial() as client:
-        path, project = str(supervised.project_dir), supervised.project
-        await client.call(project, "pingProject")
-        # Codex's first start in a home takes longer: both have had theirs.
-        home = stage.directory("used-home")
-        async with stage.bare(home=home):
-            pass
-        for _ in range(size.starts):
-            with stopwatch() as spent:
-                async with stage.bare(home=home):
-                    theirs.append(spent())
-            await client.call(project, "stopProject")
-            with stopwatch() as spent:
-                await client.call(None, "openProject", {"path": path})
-                await client.call(project, "pingProject")
-                ours.append(spent())
+    async with stage.supervised() as supervised:
+        theirs, ours = await started(stage, supervised, size.starts)
     return [
         Row(
             part="starts",
@@ -50,10 +36,34 @@ async def starts(stage: Stage, size: Size) -> list[Row]:
             beside="spawn to initialize",
             reference=median(theirs),
             promise=Promise(Figure.RATIO, 1.6),
-            note="ours includes two commits and a ping behind `initialize`; no container yet",
+            note="ours includes two commits and a ping behind `initialize`",
         ),
         Row(part="starts", what="`up`, from spawn to serving", unit="s", ours=median(first)),
     ]
+
+
+async def started(
+    stage: Stage, supervised: Supervised, count: int
+) -> tuple[list[float], list[float]]:
+    """Seconds a bare codex takes, and an agent: by turns, each in a home that has been used."""
+    theirs, ours = [], []
+    async with supervised.dial() as client:
+        path, project = str(supervised.project_dir), supervised.project
+        await client.call(project, "pingProject")
+        # Codex's first start in a home takes longer: both have had theirs.
+        home = stage.directory("used-home")
+        async with stage.bare(home=home):
+            pass
+        for _ in range(count):
+            with stopwatch() as spent:
+                async with stage.bare(home=home):
+                    theirs.append(spent())
+            await client.call(project, "stopProject")
+            with stopwatch() as spent:
+                await client.call(None, "openProject", {"path": path})
+                await client.call(project, "pingProject")
+                ours.append(spent())
+    return theirs, ours
 
 
 async def kills(stage: Stage, size: Size) -> list[Row]:
@@ -101,16 +111,16 @@ async def agents(stage: Stage, size: Size) -> list[Row]:
     codex = install(directory)
     settings = {"codex_bin": str(codex), "on_shutdown": "keep"}
     async with stage.supervised(**settings) as supervised:
-        await _all_ready(supervised, 1)
+        await all_ready(supervised, 1)
         alone = supervised.memory_bytes()
         for n in range(size.agents):
             await _open(supervised, directory / f"project-{n}")
-        before = await _all_ready(supervised, size.agents + 1)
+        before = await all_ready(supervised, size.agents + 1)
         running = (supervised.memory_bytes() - alone) / size.agents / MIB
         supervised.kill()
         with stopwatch() as spent:
             await supervised.start()
-            after = await _all_ready(supervised, size.agents + 1)
+            after = await all_ready(supervised, size.agents + 1)
             adopted = spent()
         assert before == after, "an agent was started again"
         await _stop_all(supervised, [project for project, _ in after])
@@ -158,7 +168,7 @@ async def _statuses(client: RpcClient) -> list[dict[str, object]]:
     return list(listed["projects"])
 
 
-async def _all_ready(supervised: Supervised, count: int) -> list[tuple[str, int]]:
+async def all_ready(supervised: Supervised, count: int) -> list[tuple[str, int]]:
     """Wait until so many agents are; project and pid of each."""
     async with asyncio.timeout(DEADLINE), supervised.dial() as client:
         while True:
@@ -176,5 +186,5 @@ async def _stop_all(supervised: Supervised, projects: list[str]) -> None:
 
 async def _memory_of_many_idle(supervised: Supervised) -> int:
     """`up` opens its own project again, so that one agent runs, as before the others came."""
-    await _all_ready(supervised, 1)
+    await all_ready(supervised, 1)
     return supervised.memory_bytes()

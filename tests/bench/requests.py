@@ -51,6 +51,22 @@ async def reads(stage: Stage, size: Size) -> list[Row]:
     return [r for pair in [*rows, own_row] for r in pair]
 
 
+async def contained_reads(stage: Stage, size: Size) -> list[Row]:
+    """The same with the app-server in a container."""
+    async with AsyncExitStack() as stack:
+        bare = await stack.enter_async_context(stage.bare())
+        supervised = await stack.enter_async_context(stage.contained())
+        unix = await stack.enter_async_context(supervised.dial())
+        project = supervised.project
+        await unix.call(project, "pingProject")
+        ways: dict[str, Timed] = {
+            BARE: timed(lambda: bare.request(PING, {})),
+            "unix socket, podman": timed(lambda: unix.call(project, "pingProject")),
+        }
+        taken = await round_trips(ways, size.requests)
+    return list(_row(taken, "unix socket, podman", BARE, (ADDED_P50, ADDED_P99)))
+
+
 Pair = tuple[Row, Row]
 
 

@@ -21,6 +21,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     kills: int = 3
     starts: int = 10
     agents: int = 50
+    containers: int = 20
 
 
 QUICK = Size(
@@ -33,5 +34,6 @@ QUICK = Size(
     kills=1,
     starts=1,
     agents=3,
+    containers=2,
 )
 """Shows that everything runs. Its figures mean nothing."""

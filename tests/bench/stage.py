@@ -6,6 +6,7 @@ is the client of both sides, over the same event loop (uvloop).
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,8 +19,10 @@ import psutil
 from codex_cli_bin import bundled_codex_path
 
 from supervisor.settings import environment
+from supervisor.settings_sources import to_toml
 from supervisor.testing.codex_config import codex_environment, codex_overrides, config_toml
 from supervisor.testing.driver import BareAppServer
+from tests.containers import OWNER, require_podman
 from tests.rig import DEADLINE, FREE, ROOT, Rig
 from tests.victim import Faults
 
@@ -87,6 +90,19 @@ class Stage:
         finally:
             supervised.shut()
 
+    @asynccontextmanager
+    async def contained(self, **settings: object) -> AsyncIterator["Supervised"]:
+        """The same, with app-servers in containers."""
+        more = {"runtime": "podman", "proxy": {"base_url": self.model_url}, **settings}
+        supervised = Supervised(self.directory("rig"), self.model_url, more)
+        supervised.podman = require_podman(supervised.root)
+        os.chown(supervised.project_dir, OWNER, OWNER)
+        try:
+            await supervised.start()
+            yield supervised
+        finally:
+            supervised.shut()
+
 
 class Supervised(Rig):
     """`codex-supervisor up`, in a process of its own: what people run, uvloop included."""
@@ -107,14 +123,14 @@ class Supervised(Rig):
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.addresses: dict[str, Any] = {}
+        self.podman = None
         for directory in (self.project_dir, self.codex_home):
             directory.mkdir()
         (self.codex_home / "config.toml").write_text(config_toml(model_url))
 
     def _spawn(self, orders: str) -> subprocess.Popen[bytes]:
         config = self.root / "config.toml"
-        lines = (f"{key} = {json.dumps(value)}\n" for key, value in self.settings.items())
-        config.write_text("".join(lines))
+        config.write_text(to_toml(self.settings))
         up = [sys.executable, "-m", "supervisor.cli.main", "up", str(self.project_dir)]
         with (self.root / "supervisor.err").open("ab") as stderr:
             return subprocess.Popen(

@@ -15,6 +15,7 @@ from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity, Runtime
 from supervisor.runtimes.cgroups import cgroup_of
 from supervisor.runtimes.host import HostRuntime
+from supervisor.runtimes.podman import PodmanRuntime
 from tests.containers import Boxes, require_podman
 from tests.contract.scripted import DAEMON, ECHO, STUBBORN, Scripts, carriers, said, soon, until
 
@@ -43,6 +44,8 @@ async def runtime(
     await made.sweep(scripts.marker)
     # One that sweeps by label finds nothing of a start that is still under way by it.
     assert carriers(scripts.marker) == set()
+    if isinstance(made, PodmanRuntime):
+        made.close()
 
 
 def stands_still(identity: Identity) -> bool:

@@ -24,6 +24,7 @@ def boxes(tmp_path: Path, scripts: Scripts) -> Iterator[Boxes]:
     assert made.of(scripts.marker) == []
     # Not podman's alone: it forgets some that are there still.
     assert made.of_oci() <= before
+    made.podman.close()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ async def test_a_missing_image_is_named(
         await runtime.start(scripts.launch(SLEEPER))
     assert caught.value.code is ErrorCode.AGENT_START_FAILED
     assert "images/agent/build" in caught.value.hint
-    assert list(boxes.run_dir.iterdir()) == []
+    assert boxes.files() == []
 
 
 async def test_a_name_that_is_taken_is_said_and_its_owner_spared(
@@ -41,10 +41,11 @@ async def test_a_name_that_is_taken_is_said_and_its_owner_spared(
     ("told", "message"),
     [
         ("exec sleep 600", "did not answer within 1 s"),
-        ("echo '[{\"Id\":'; exit 0", "not understood"),
-        ("echo 'Error: the disk is full' >&2; exit 125", "the disk is full"),
+        ("echo '[{\"Id\":'; exit 0", "ended at once: it failed without a word"),
+        ("echo 'Error: the disk is full' >&2; exit 125", "ended at once: the disk is full"),
+        ("kill -9 $$", "ended at once"),
     ],
-    ids=["hangs", "answers-in-part", "refuses"],
+    ids=["hangs", "answers-in-part", "refuses", "is-killed"],
 )
 async def test_a_podman_that_fails_is_an_error_in_time_and_nothing_is_left(
     boxes: Boxes, scripts: Scripts, tmp_path: Path, told: str, message: str

@@ -257,7 +257,7 @@ async def test_nothing_is_left_of_a_killed_one_paused_or_not(
         assert await soon(process.wait()) == Exit(signal=signal.SIGKILL)
         await until(lambda: not keepers(scripts.marker))
         assert boxes.of(scripts.marker) == []
-        assert list(boxes.run_dir.iterdir()) == []
+        assert boxes.files() == []
 
 
 async def test_a_paused_one_is_swept(runtime: PodmanRuntime, scripts: Scripts) -> None:

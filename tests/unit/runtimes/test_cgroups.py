@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.runtimes.cgroups import Cgroup, Usage, cgroup_of, located
+from supervisor.ports.runtime import Usage
+from supervisor.runtimes.cgroups import Cgroup, cgroup_of, located
 
 DATA = Path(__file__).parent / "data"
 CONTAINER = "4f1c9d0e2b7a86355d1e0c94b7f2a3d86e5b1c0f9a8d7e6c5b4a39281706f5e4"

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from supervisor.ports.runtime import Exit
-from supervisor.runtimes.podman_command import Container, State, last_words
+from supervisor.runtimes.podman_child import last_words
 from supervisor.runtimes.podman_exit import of_code
+from supervisor.runtimes.podman_records import Container, State
 from supervisor.runtimes.spec import MARKER_LABEL, container_name
 
 MARKER = "state:one:3"

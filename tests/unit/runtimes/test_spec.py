@@ -116,6 +116,7 @@ def test_pinned_files_and_extra_mounts_are_read_only() -> None:
         "ro=true,nosuid,nodev",
         "type=bind,src=/var/lib/supervisor/config.toml,dst=/etc/codex/config.toml,"
         "ro=true,nosuid,nodev",
+        "type=bind,src=/var/lib/supervisor/config.toml,dst=/codex/config.toml,ro=true,nosuid,nodev",
         "type=bind,src=/srv/data,dst=/data,ro=true,nosuid,nodev",
         "type=bind,src=/srv/data,dst=/rw,nosuid,nodev",
     ]

@@ -1,0 +1,320 @@
+"""The supervisor's end: it opens the listeners inside of containers, and has the proxy keep them.
+
+One task does all of it, one container after the other; callers wait for it. When the proxy is lost,
+another one is found or started, and every container that lives gets its listeners again.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from supervisor.credentials import messages
+from supervisor.credentials.calling import Call
+from supervisor.credentials.netns import listen_inside, open_container
+from supervisor.credentials.packets import Channel, dial
+from supervisor.credentials.starting import SOCKET_NAME, Starter
+from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.logs import get_logger
+from supervisor.ports.model_access import CONNECT_PORT, MODEL_PORT, Reached
+from supervisor.settings_groups import ProxySettings
+
+PATIENCE: Final = 15.0
+"""Seconds `open` waits for a proxy. One that is started needs one."""
+PING_SECONDS: Final = 30.0
+_BACKOFF_SECONDS: Final = 0.1
+_BACKOFF_CAP: Final = 5.0
+
+log = get_logger()
+
+
+class LinkFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the proxy, for status, doctor and metrics."""
+
+    connected: bool
+    pid: int | None
+    base_url: str
+    credential: bool | None
+    """Whether it has one to add; None while it is not connected."""
+    served: int
+    """Of the containers we know."""
+    waiting: int
+    """Containers that reach no model now."""
+    outdated: bool
+    """It runs with other settings than ours, or is of another version."""
+    requests: dict[str, int]
+    """By outcome, since the proxy started; at most `PING_SECONDS` old."""
+    error: str
+    """Why it is not connected; "" if it is."""
+
+
+class _Known:
+    """A container that is to reach the model as long as it lives."""
+
+    def __init__(self, reached: Reached, pidfd: int) -> None:
+        self.reached = reached
+        self.pidfd = pidfd
+        self.served = False
+        self.tried = asyncio.Event()
+        """Since anybody asked last."""
+        self.error: SupervisorError | None = None
+
+
+class ProxyLink:
+    """`async with ProxyLink(...) as link:`. Implements `ports.model_access.ModelAccess`.
+
+    `directory` is where a proxy of the supervisor's own is started, unless `settings.socket` names
+    one. Leaving the context cuts nobody off.
+    """
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        rng: random.Random,
+        patience: float = PATIENCE,
+        ping_seconds: float = PING_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._starter = None
+        if settings.socket is None:
+            self._starter = Starter(settings, directory, environment)
+        self._path = settings.socket or directory / SOCKET_NAME
+        self._ports = [MODEL_PORT, *([CONNECT_PORT] if settings.connect_allow else [])]
+        self._rng = rng
+        self._patience = patience
+        self._ping_seconds = ping_seconds
+        self._known: dict[str, _Known] = {}
+        self._given_up: set[str] = set()
+        """Markers the proxy has yet to be told of."""
+        self._wake = asyncio.Event()
+        self._welcome: messages.Welcome | None = None
+        self._error = "not connected yet"
+        self._group = asyncio.TaskGroup()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        self._keeper = self._group.create_task(self._keep())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._keeper is not None
+        self._keeper.cancel()
+        for marker in list(self._known):
+            self._forget(marker)
+        if self._starter is not None:
+            self._starter.release()
+        await self._group.__aexit__(kind, error, traceback)
+
+    async def open(self, reached: Reached) -> None:
+        """Let the container reach the model. One that cannot be served now is tried again as long
+        as it lives, or until `close`, although this raises `model_unreachable`."""
+        known = self._known.get(reached.marker)
+        if known is None:
+            pidfd = open_container(reached.pid, reached.start_ticks)
+            known = self._known[reached.marker] = _Known(reached, pidfd)
+            self._given_up.discard(reached.marker)
+            asyncio.get_running_loop().add_reader(pidfd, self._forget, reached.marker)
+        if known.served:
+            return
+        known.tried.clear()
+        self._wake.set()
+        try:
+            async with asyncio.timeout(self._patience):
+                await known.tried.wait()
+        except TimeoutError:
+            raise _unreachable(f"there is no proxy: {self._error}") from None
+        if not known.served:
+            raise known.error or _unreachable("the container has ended")
+
+    async def close(self, marker: str) -> None:
+        """Serve it no longer. Harmless for one that is unknown."""
+        self._forget(marker)
+        self._given_up.add(marker)
+        self._wake.set()
+
+    def facts(self) -> LinkFacts:
+        """As of now, or of the last ping."""
+        welcome = self._welcome
+        served = sum(known.served for known in self._known.values())
+        return LinkFacts(
+            connected=welcome is not None,
+            pid=welcome.pid if welcome else None,
+            base_url=welcome.base_url if welcome else self._settings.base_url,
+            credential=welcome.credential if welcome else None,
+            served=served,
+            waiting=len(self._known) - served,
+            outdated=welcome is not None and self._is_outdated(welcome),
+            requests=dict(welcome.requests) if welcome else {},
+            error="" if welcome else self._error,
+        )
+
+    def _forget(self, marker: str) -> None:
+        """Also called by the loop when the container has ended; the proxy sees that for itself."""
+        known = self._known.pop(marker, None)
+        if known is not None:
+            asyncio.get_running_loop().remove_reader(known.pidfd)
+            os.close(known.pidfd)
+            known.served = False
+            known.tried.set()
+
+    # -- the task
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            self._wake.clear()
+            try:
+                channel = await self._connect()
+                failures = 0
+                await self._use(channel)
+            except SupervisorError as error:
+                if self._error != error.message:
+                    log.warning("proxy_unreachable", error=error.message)
+                self._error = error.message
+            self._welcome = None
+            for known in self._known.values():
+                known.served = False
+            await self._pause(self._backoff(failures))
+            failures += 1
+
+    async def _connect(self) -> Channel:
+        if self._starter is None:
+            return dial(self._path)
+        return await self._starter.connect()
+
+    async def _use(self, channel: Channel) -> None:
+        """Until the proxy has gone. Raises why."""
+        call = Call(channel)
+        problem = _unreachable("the proxy has gone")
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(call.read())
+            reader.add_done_callback(lambda _: self._wake.set())
+            try:
+                await self._serve(call)
+            except SupervisorError as error:
+                problem = error
+            finally:
+                reader.cancel()
+        channel.close()
+        raise problem
+
+    async def _serve(self, call: Call) -> None:
+        await self._greet(call)
+        held = await call.markers()
+        for marker, known in self._known.items():
+            if marker in held:
+                known.served = True
+                known.tried.set()
+        failures = 0
+        while True:
+            self._wake.clear()
+            await self._tell_given_up(call)
+            for known in [each for each in self._known.values() if not each.served]:
+                await self._reach(call, known)
+            left = any(not known.served for known in self._known.values())
+            failures = failures + 1 if left else 0
+            await self._pause(self._backoff(failures) if left else self._ping_seconds)
+            await self._greet(call)
+
+    async def _greet(self, call: Call) -> None:
+        """Ask who it is: whether it lives, what it counts, and whether it is the one we want."""
+        welcome = await call.hello()
+        new = self._welcome is None
+        self._welcome, self._error = welcome, ""
+        if new:
+            log.info("proxy_connected", pid=welcome.pid, base_url=welcome.base_url)
+        if not self._is_outdated(welcome):
+            return
+        if welcome.on_demand and self._starter is not None and welcome.active == 0:
+            # In no stream's way: whatever it served is served by the next one.
+            await call.tell(messages.End())
+            raise _unreachable("the proxy ran with other settings, and is replaced")
+        if new:
+            log.warning("proxy_outdated", pid=welcome.pid, base_url=welcome.base_url)
+
+    async def _tell_given_up(self, call: Call) -> None:
+        while self._given_up:
+            marker = next(iter(self._given_up))
+            await call.tell(messages.Close(marker))
+            self._given_up.discard(marker)
+
+    async def _reach(self, call: Call, known: _Known) -> None:
+        """Open its listeners, and hand them to the proxy."""
+        reached = known.reached
+        told = messages.Open(
+            project=reached.project, generation=reached.generation, marker=reached.marker
+        )
+        try:
+            async with self._listening(known) as descriptors:
+                await call.tell(told, descriptors)
+        except SupervisorError as error:
+            if error.code is ErrorCode.CONNECTION_LOST:
+                raise
+            if known.error is None:
+                log.warning("container_not_served", marker=reached.marker, error=error.message)
+            known.error = _unreachable(error.message)
+        else:
+            known.served, known.error = True, None
+        known.tried.set()
+
+    @asynccontextmanager
+    async def _listening(self, known: _Known) -> AsyncIterator[list[int]]:
+        """The pidfd and the listeners, open meanwhile."""
+        # It may end, and be forgotten, at any time.
+        pidfd = os.dup(known.pidfd)
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(
+            None, listen_inside, known.reached.pid, pidfd, tuple(self._ports)
+        )
+        try:
+            sockets = await asyncio.shield(opening)
+            yield [pidfd, *(each.fileno() for each in sockets)]
+        finally:
+            if opening.done():
+                _close(pidfd, opening)
+            else:
+                # We are told to end; its thread still uses it.
+                opening.add_done_callback(partial(_close, pidfd))
+
+    def _is_outdated(self, welcome: messages.Welcome) -> bool:
+        return welcome.settings != messages.fingerprint(self._settings)
+
+    def _backoff(self, failures: int) -> float:
+        """Full jitter, in seconds."""
+        longest = min(_BACKOFF_CAP, _BACKOFF_SECONDS * 2 ** min(failures, 10))
+        return self._rng.uniform(0, longest)
+
+    async def _pause(self, seconds: float) -> None:
+        """So long, or until somebody wants something."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+
+def _close(pidfd: int, opening: "asyncio.Future[list[socket.socket]]") -> None:
+    os.close(pidfd)
+    if not opening.cancelled() and opening.exception() is None:
+        for each in opening.result():
+            each.close()
+
+
+def _unreachable(why: str) -> SupervisorError:
+    return SupervisorError(ErrorCode.MODEL_UNREACHABLE, why)
