@@ -53,6 +53,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 demo: $(READY) ## a turn, an approval, the audit table, and a supervisor killed in a running turn
+	@$(MAKE) system || echo "containers could not be prepared: the demonstration does without" >&2
 	$(BIN)/codex-supervisor demo $(ARGS)
 
 run: $(READY) ## start a supervisor here (ARGS="--listen-port 0")
@@ -60,7 +61,7 @@ run: $(READY) ## start a supervisor here (ARGS="--listen-port 0")
 
 test: system lint types unit ## everything a change has to pass
 
-# What tests need beside Python: asked of Debian by root, else the tests say what they lack. The
+# What containers need beside Python: asked of Debian by root, else it is said what is missing. The
 # agent's image takes a minute from nothing, and is found made the next time.
 system: $(READY)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \

@@ -152,11 +152,14 @@ class Rig:
             return (
                 str(self.root) in variables.get("CODEX_HOME", "")
                 or variables.get(MARKER_VARIABLE, "").startswith(self.markers)
-                # A proxy outlives its supervisor, and knows no project.
-                or any(str(self.state_dir) in word for word in process.cmdline())
+                or self._is_proxy(process.cmdline())
             )
         except psutil.Error:
             return False
+
+    def _is_proxy(self, line: list[str]) -> bool:
+        """It outlives its supervisor, and knows no project."""
+        return "proxy" in line and any(str(self.state_dir) in word for word in line)
 
     def shut(self) -> None:
         """End everything that is left."""
