@@ -14,17 +14,20 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from supervisor.agents import usage
 from supervisor.agents.ledger import Place
 from supervisor.agents.pool import Pool
 from supervisor.agents.shared import Shared
 from supervisor.agents.state_dir import StateDirectory
 from supervisor.agents.upstream import RequestIds
+from supervisor.agents.usage import UsageTotals
 from supervisor.agents.watch import Watcher
 from supervisor.api.authentication import LOOPBACK_NAMES, Gate
 from supervisor.api.connection import Limits
@@ -34,6 +37,7 @@ from supervisor.api.websocket import WebSocketPeers
 from supervisor.clock import Clock, SystemClock, system_random
 from supervisor.credentials.link import ProxyLink
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.ids import ProjectId
 from supervisor.lifecycle.agent import AgentState
 from supervisor.logs import get_logger
 from supervisor.metrics import Metrics
@@ -45,6 +49,7 @@ from supervisor.rpc.meter import PrometheusMeter
 from supervisor.rpc.methods import HostFacts
 from supervisor.runtimes.binary import codex_binary
 from supervisor.runtimes.containing import COMMAND, ENVIRONMENT, Containing
+from supervisor.runtimes.disk import DiskBounds
 from supervisor.runtimes.host import HostRuntime
 from supervisor.runtimes.podman import PodmanRuntime
 from supervisor.runtimes.podman_environment import podman_environment
@@ -76,13 +81,15 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
 class Supervisor:
     """One running supervisor, as `running` yields it."""
 
-    def __init__(self, shared: Shared, pool: Pool) -> None:
+    def __init__(self, shared: Shared, pool: Pool, link: ProxyLink | None) -> None:
         self.settings = shared.settings
         self.pool = pool
         self.metrics = shared.metrics
         self.addresses: Addresses
         self._watcher = shared.watcher
         self._clock = shared.clock
+        self._link = link
+        self._usage = UsageTotals()
         self._lagged = 0
         self._expired = 0
 
@@ -101,6 +108,14 @@ class Supervisor:
         metrics.approvals_waiting.set(sum(s.waiting_approvals for s in statuses))
         metrics.spool_backlog_bytes.set(sum(s.spool_backlog_bytes for s in statuses))
         metrics.watcher_polling.set(self._watcher.mode == "polling")
+        live = dict(used for a in self.pool.all() if (used := a.usage()) is not None)
+        usage.show(self._usage.take(live), metrics)
+        broken = [s for s in statuses if s.inner_wall and s.inner_wall.reason]
+        metrics.agents_without.labels("inner_wall").set(len(broken))
+        if self._link is not None:
+            facts = self._link.facts()
+            metrics.proxy_connected.set(facts.connected)
+            metrics.agents_without_model.set(facts.waiting)
         lagged = sum(a.lagged for a in self.pool.all())
         expired = sum(a.expired for a in self.pool.all())
         metrics.subscriptions_lagged.inc(max(0, lagged - self._lagged))
@@ -139,10 +154,10 @@ async def running(
     try:
         async with AsyncExitStack() as stack:
             store = store or SqlStore(_database_url(settings, state_dir), clock=clock)
-            runtime = runtime or await _runtime(stack, settings, state_dir)
-            shared = await _shared(stack, settings, state_dir, store, runtime)
+            ground = await _ground(stack, settings, state_dir, runtime)
+            shared = await _shared(stack, settings, state_dir, store, ground)
             pool = await stack.enter_async_context(Pool(shared))
-            supervisor = Supervisor(shared, pool)
+            supervisor = Supervisor(shared, pool, ground.link)
             # Sockets are bound before agents are touched: a taken port stops nothing that runs.
             serve = _bind(supervisor, state_dir, clock, stack)
             await pool.adopt_all()
@@ -179,7 +194,7 @@ async def _shared(
     settings: Settings,
     state_dir: StateDirectory,
     store: Store,
-    runtime: Runtime,
+    ground: "Ground",
 ) -> Shared:
     """What all agents share, the store opened; `stack` closes it."""
     await store.open()
@@ -193,7 +208,8 @@ async def _shared(
     return Shared(
         settings=settings,
         store=store,
-        runtime=runtime,
+        runtime=ground.runtime,
+        disk=ground.disk,
         watcher=watcher,
         clock=SystemClock(),
         rng=rng,
@@ -203,36 +219,50 @@ async def _shared(
         state_id=state_id(settings.state_dir),
         clean_shutdown=state_dir.was_clean(),
         project_dir=state_dir.project_dir,
-        codex=_command(settings, runtime),
-        environment=dict(ENVIRONMENT) if runtime.contains else environment(),
+        codex=_command(settings, ground.runtime),
+        environment=dict(ENVIRONMENT) if ground.runtime.contains else environment(),
         starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
         closing=asyncio.Event(),
     )
 
 
-async def _runtime(stack: AsyncExitStack, settings: Settings, state_dir: StateDirectory) -> Runtime:
-    """The one of the settings, with what it needs beside it."""
-    if settings.runtime == "host":
-        return HostRuntime()
-    containing = Containing(
-        settings,
-        lambda: codex_binary(settings.codex_bin),
-        lambda project: state_dir.project_dir(project) / "codex-home",
-    )
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where app-servers run, and what stands beside it where that is in containers."""
+
+    runtime: Runtime
+    disk: DiskBounds | None = None
+    link: ProxyLink | None = None
+
+
+async def _ground(
+    stack: AsyncExitStack, settings: Settings, state_dir: StateDirectory, runtime: Runtime | None
+) -> Ground:
+    if runtime is not None or settings.runtime == "host":
+        return Ground(runtime or HostRuntime())
+
+    def home(project: ProjectId) -> Path:
+        return state_dir.project_dir(project) / "codex-home"
+
+    disk = DiskBounds(settings.disk, state_dir.project_dir, home, SystemClock())
+    containing = Containing(settings, lambda: codex_binary(settings.codex_bin), disk)
     link = ProxyLink(
         settings.proxy, settings.state_dir / "proxy", environment(), rng=system_random()
     )
     root = settings.state_dir / "podman"
     variables = await asyncio.to_thread(podman_environment, settings, environment(), root)
-    return PodmanRuntime(
+    podman = PodmanRuntime(
         containing.settings_for,
         root / "run",
         variables,
         paths=containing.paths,
         access=await stack.enter_async_context(link),
+        removed=disk.release_of,
         program=settings.podman.program,
         patience=settings.podman.patience_seconds,
     )
+    stack.push_async_callback(asyncio.to_thread, podman.close)
+    return Ground(podman, disk, link)
 
 
 def _command(settings: Settings, runtime: Runtime) -> Callable[[], Sequence[str]]:

@@ -44,6 +44,7 @@ class ErrorCode(StrEnum):
     LIMITS_NOT_HELD = "limits_not_held"
     INNER_WALL_MISSING = "inner_wall_missing"
     MODEL_UNREACHABLE = "model_unreachable"
+    DISK_FULL = "disk_full"
     CODEX_MISSING = "codex_missing"
     CODEX_VERSION = "codex_version"
     CODEX_REFUSED = "codex_refused"
@@ -106,6 +107,7 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.INNER_WALL_MISSING: _K(
         False, EX_CONFIG, "Allow user namespaces to containers, or set inner_wall to prefer."
     ),
+    ErrorCode.DISK_FULL: _K(False, EX_UNAVAILABLE, "Free space in the project, then restart it."),
     ErrorCode.MODEL_UNREACHABLE: _K(
         True, EX_UNAVAILABLE, "See whether the proxy runs: `codex-supervisor doctor`."
     ),

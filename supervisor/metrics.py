@@ -44,6 +44,7 @@ EXIT_KINDS = (
     "quota",
     "codex_missing",
     "codex_version",
+    "disk_full",
     "oom",
     "vanished",
 )
@@ -58,6 +59,8 @@ LINE_REFUSALS = (
     "bad_id",
     "not_a_message",
 )
+AGENT_WALLS = ("memory_limit", "pids_limit", "inner_wall")
+"""What is to stand around each contained agent."""
 CLAIM_KINDS = ("thread", "turn", "item")
 TURN_OUTCOMES = ("completed", "interrupted", "failed")
 APPROVAL_OUTCOMES = ("accepted", "declined", "cancelled", "answered", "expired", "abandoned")
@@ -100,6 +103,7 @@ class Metrics:
         self.registry = registry
         ProcessCollector(registry=registry)
         self._agents()
+        self._agent_usage()
         self._lines()
         self._events()
         self._turns()
@@ -120,6 +124,39 @@ class Metrics:
         )
         _start(self.agent_exits, EXIT_KINDS)
         self.agents_in = {state: self.agents.labels(state) for state in AGENT_STATES}
+
+    def _agent_usage(self) -> None:
+        """Of contained agents, all of them together; set when somebody looks."""
+        self.agents_measured = self._gauge(
+            "agents_measured", "Agents whose use of the machine is known: those in containers."
+        )
+        self.agents_without = self._gauge(
+            "agents_without", "Contained agents around which something does not hold.", "wall"
+        )
+        self.agent_memory_bytes = self._gauge(
+            "agent_memory_bytes", "Memory of all agents, without cache that can be dropped."
+        )
+        self.agent_memory_ratio_max = self._gauge(
+            "agent_memory_ratio_max", "Of the agent nearest to its memory limit: used / limit."
+        )
+        self.agent_pids = self._gauge("agent_pids", "Processes and threads of all agents.")
+        self.agent_cpu_seconds = self._counter(
+            "agent_cpu_seconds_total", "CPU time of all agents, of ended ones too."
+        )
+        self.agent_throttled_seconds = self._counter(
+            "agent_throttled_seconds_total",
+            "Time agents waited because of their CPU limit.",
+        )
+        self.agent_oom_kills = self._counter(
+            "agent_oom_kills_total", "Processes of agents killed for want of memory."
+        )
+        _start(self.agents_without, AGENT_WALLS)
+        self.proxy_connected = self._gauge(
+            "proxy_connected", "Whether the proxy is there that containers reach the model through."
+        )
+        self.agents_without_model = self._gauge(
+            "agents_without_model", "Contained agents that the proxy does not serve now."
+        )
 
     def _lines(self) -> None:
         self.lines = self._counter("lines_total", "Lines read from spools.", "kind")

@@ -109,12 +109,11 @@ class Boxes:
         found = self.podman.containers()
         return [each for each in found if each.marker == marker or name in (each.names or ())]
 
-    def of_oci(self) -> set[str]:
-        """The ids the OCI runtime knows, anybody's."""
-        runtime = self.podman.ask("info", "--format", "{{.Host.OCIRuntime.Path}}").strip()
-        argv = [runtime, "list", "--quiet"]
+    def forgotten(self) -> set[str]:
+        """The ids the OCI runtime knows and podman does not, anybody's."""
+        argv = [self.podman.sort().oci, "list", "--quiet"]
         listed = subprocess.run(argv, capture_output=True, text=True, check=True)
-        return set(listed.stdout.split())
+        return set(listed.stdout.split()) - {each.id for each in self.podman.containers()}
 
     def _settings_for(self, launch: Launch) -> ContainerSettings:
         if launch.directory.is_dir():

@@ -98,5 +98,6 @@ async def _main(orders: Orders) -> None:
 if __name__ == "__main__":
     given = msgspec.json.decode(sys.argv[1], type=Orders)
     if given.log:
-        logs.configure("info", "json", Path(given.log).open("a", buffering=1))  # noqa: SIM115
+        level = str(given.settings.get("log_level", "info"))
+        logs.configure(level, "json", Path(given.log).open("a", buffering=1))  # noqa: SIM115
     asyncio.run(_main(given))

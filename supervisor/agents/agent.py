@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from supervisor.agents import execs
 from supervisor.agents.acting import Acting
 from supervisor.agents.carrier import Carrier
+from supervisor.agents.incarnation import Incarnation
 from supervisor.agents.ledger import Change, Ledger
 from supervisor.agents.opening import open_ledger
 from supervisor.agents.reached import Reached
@@ -25,7 +27,8 @@ from supervisor.ids import Cursor, Generation
 from supervisor.lifecycle.agent import AT_REST, AgentState
 from supervisor.logs import get_logger
 from supervisor.policy.access import Principal
-from supervisor.ports.agent import Acted, ProjectStatus
+from supervisor.ports.agent import Acted, Begun, ProjectStatus
+from supervisor.ports.runtime import Command, Usage
 from supervisor.ports.store import AuditRow, CheckpointRow, ProjectRow, ServerRequestRow
 
 T = TypeVar("T")
@@ -123,6 +126,12 @@ class Agent:
         return self._supervision.row
 
     @property
+    def marker(self) -> str:
+        """Of the generation that is looked after; "" if there is none, or it has been buried."""
+        generation = self._supervision.generation
+        return "" if generation is None or generation.state == "ended" else generation.marker
+
+    @property
     def state(self) -> AgentState:
         """As observed. A failed agent is about to be replaced by one that looks again."""
         if self.failure is not None:
@@ -158,7 +167,7 @@ class Agent:
             runtime=self._shared.runtime.name,
             generation=sup.generation.generation if sup.generation else 0,
             pid=sup.generation.pid if sup.generation and inc else None,
-            codex_version=sup.codex_version,
+            codex_version=sup.service.codex_version,
             cursor=str(ledger.cursor),
             active_turns=len(memory.turns),
             waiting_approvals=len(memory.waiting()),
@@ -167,6 +176,7 @@ class Agent:
             spool_backlog_bytes=inc.backlog if inc else 0,
             restarts=sup.aftermath.restarts,
             confinement=inc.process.confinement if inc else None,
+            inner_wall=sup.service.inner_wall if inc else None,
         )
 
     def _reason(self) -> str | None:
@@ -176,8 +186,14 @@ class Agent:
         if self._ledger.store_waiting:
             return "the store is away: this project waits in its spool"
         if sup.incarnation is not None and sup.incarnation.paused:
-            return "paused: its spool has grown past the bound"
+            return f"paused: {sup.incarnation.pauses.words}"
         return sup.condition.reason
+
+    def usage(self) -> tuple[str, Usage] | None:
+        """The marker of the generation that runs in a container, and what it uses now."""
+        sup = self._supervision
+        usage = sup.incarnation.process.usage() if sup.incarnation else None
+        return None if usage is None or sup.generation is None else (sup.generation.marker, usage)
 
     def _view(self) -> dict[str, object]:
         generation = self._supervision.generation
@@ -226,6 +242,9 @@ class Agent:
             raise SupervisorError(ErrorCode.AGENT_NOT_READY, self._reason() or "failed")
 
     def _upstream(self) -> Upstream:
+        return self._incarnation().upstream
+
+    def _incarnation(self) -> Incarnation:
         inc = self._supervision.incarnation
         if self.state is AgentState.DRAINING:
             raise SupervisorError(ErrorCode.AGENT_DRAINING, "the app-server is being stopped")
@@ -233,7 +252,7 @@ class Agent:
             # Where it counts as ready still, its end waits to be committed.
             why = self._reason() or "its next start is on its way"
             raise SupervisorError(ErrorCode.AGENT_NOT_READY, f"no app-server runs ({why})")
-        return inc.upstream
+        return inc
 
     async def ask(self, method: str, params: object) -> msgspec.Raw:
         settings = self._shared.settings
@@ -275,6 +294,23 @@ class Agent:
     def audit_end(self) -> tuple[int, str]:
         chain = self._ledger.projection.chain
         return chain.seq, chain.head
+
+    async def begin_exec(self, principal: Principal, command: Command) -> Begun:
+        inc = self._incarnation()
+        if inc.paused:
+            raise SupervisorError(
+                ErrorCode.AGENT_NOT_READY,
+                self._reason() or "the container is paused",
+                hint="Nothing in it runs until the reason is gone: `codex-supervisor status`.",
+            )
+        begun = execs.begun(inc.process, self._shared.request_ids.next(), command)
+        await self.record(execs.intent(principal, begun.exec_id, command))
+        return begun
+
+    async def end_exec(
+        self, principal: Principal, exec_id: str, exit_code: int, duration_ms: int
+    ) -> None:
+        await self.record(execs.outcome(principal, exec_id, exit_code, duration_ms))
 
     async def log_tail(self, limit_bytes: int) -> str:
         generation = self._supervision.generation

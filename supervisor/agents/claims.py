@@ -61,7 +61,8 @@ class NameParams(msgspec.Struct):
 class Turn(msgspec.Struct):
     id: str = ""
     status: str = ""
-    error: msgspec.Raw | None = None
+    # Not `Raw | None`: msgspec would take null, and nothing else.
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class TurnParams(msgspec.Struct):

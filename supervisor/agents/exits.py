@@ -15,6 +15,8 @@ _KNOWN_KINDS = {
     ErrorCode.PROJECT_PATH_REFUSED: ExitKind.BAD_CONFIG,
     ErrorCode.STATE_DIRECTORY_UNSAFE: ExitKind.BAD_CONFIG,
     ErrorCode.SETTINGS_INVALID: ExitKind.BAD_CONFIG,
+    ErrorCode.LIMITS_NOT_HELD: ExitKind.BAD_CONFIG,
+    ErrorCode.DISK_FULL: ExitKind.DISK_FULL,
 }
 
 
@@ -36,7 +38,7 @@ def explain(
         timed_out=failure is not None and failure.code is ErrorCode.CODEX_TIMEOUT,
         stderr_tail=stderr,
         oom=exit_.oom,
-        known=None if failure is None else _KNOWN_KINDS.get(failure.code),
+        known=None if failure is None else _known(failure),
     )
     if overrun:
         return classify(facts), OVERRUN
@@ -48,3 +50,10 @@ def explain(
     # Once it has run turns, its stderr may quote what people and models said.
     shown = stderr.strip()[-STDERR_SHOWN:]
     return classify(facts), how if ready or not shown else f"{how}: {shown}"
+
+
+def _known(failure: SupervisorError) -> ExitKind | None:
+    if failure.code is ErrorCode.INNER_WALL_MISSING:
+        # Preferred, and not to be had: the next start does without.
+        return ExitKind.START_FAILED if failure.retryable else ExitKind.BAD_CONFIG
+    return _KNOWN_KINDS.get(failure.code)

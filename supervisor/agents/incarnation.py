@@ -11,6 +11,7 @@ import msgspec
 
 from supervisor.agents.effects import Answer, Effect
 from supervisor.agents.ledger import Ledger
+from supervisor.agents.pauses import PauseReason, Pauses
 from supervisor.agents.spool import READ_BYTES, SpoolPaths, SpoolReader, bound_stderr
 from supervisor.agents.upstream import Upstream
 from supervisor.agents.watch import Watcher
@@ -23,6 +24,7 @@ BACKLOG_CHECK_SECONDS = 1.0
 LINES_AT_ONCE = 2000
 """Lines taken in one step. A chunk of ordinary lines is fewer; one of empty lines is a quarter of a
 million, and others' turns must not wait for them."""
+SPOOL_FULL = "its spool has grown past the bound"
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -53,7 +55,7 @@ class Incarnation:
         self.process = process
         self.paths = paths
         self.upstream = upstream
-        self.paused = False
+        self.pauses = Pauses(process)
         self.overrun = False
         """The backlog passed its last bound, and the app-server was ended for it."""
         self._ledger = ledger
@@ -70,6 +72,11 @@ class Incarnation:
         self._wake.set()
         self._watch = watcher.watch(paths.stdout, self._on_change)
         self._closed = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether anything holds the app-server."""
+        return bool(self.pauses)
 
     @property
     def backlog(self) -> int:
@@ -137,12 +144,10 @@ class Incarnation:
             if backlog > self._bounds.backlog_stop:
                 self.overrun = True
                 await self.process.kill_tree()
-            elif backlog > self._bounds.backlog_pause and not self.paused:
-                self.paused = True
-                await self.process.pause()
-            elif self.paused and backlog < self._bounds.backlog_pause // 2:
-                self.paused = False
-                await self.process.unpause()
+            elif backlog > self._bounds.backlog_pause:
+                await self.pauses.hold(PauseReason.SPOOL, SPOOL_FULL)
+            elif backlog < self._bounds.backlog_pause // 2:
+                await self.pauses.let_go(PauseReason.SPOOL)
             bound_stderr(self.paths.stderr, self._bounds.stderr)
 
     async def finish(self) -> tuple[Exit, int]:

@@ -1,6 +1,6 @@
 """The probe of Codex's own sandbox: does a command that may only read, only read?
 
-One request of the supervisor's own, 45 ms. `command/exec` makes no event and no item, and its
+One request of the supervisor's own, 35 ms. `command/exec` makes no event and no item, and its
 answer is nobody else's, so neither clients nor the audit log see anything of it.
 """
 

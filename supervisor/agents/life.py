@@ -38,6 +38,11 @@ class Life:
         """Whether there is no agent now that could end its app-server in order."""
         return self.agent is None or self.agent.failure is not None
 
+    @property
+    def marker(self) -> str | None:
+        """Of the generation that is looked after; None while nobody knows which will be."""
+        return None if self.agent is None or self.failed else self.agent.marker
+
     async def end_processes(self) -> None:
         """End what a failed agent, or a predecessor of one that was never opened, left running."""
         if self.agent is not None:

@@ -9,6 +9,7 @@ from supervisor.agents.agent import Agent
 from supervisor.agents.ledger import Change, own_event
 from supervisor.agents.life import Life
 from supervisor.agents.places import check_apart, check_place
+from supervisor.agents.relist import Spared, relist
 from supervisor.agents.shared import Shared
 from supervisor.audit import record
 from supervisor.audit.record import Draft
@@ -41,8 +42,8 @@ class Pool:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for life in self._running:
-            life.cancel()
+        for task in self._running:
+            task.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     async def adopt_all(self) -> None:
@@ -56,6 +57,20 @@ class Pool:
         strays = await self._strays({row.project for row in rows})
         lives = [self._begin(row, strays[row.project]) for row in rows]
         await asyncio.gather(*(self._taken_over(life) for life in lives))
+        self._running.append(self._tasks.create_task(self._relist()))
+
+    async def _relist(self) -> None:
+        shared = self._shared
+        await relist(
+            shared.runtime,
+            shared.state_id,
+            self._spared,
+            clock=shared.clock,
+            seconds=shared.settings.podman.relist_seconds,
+        )
+
+    def _spared(self) -> list[Spared]:
+        return [Spared(project, life.marker) for project, life in self._lives.items()]
 
     async def _strays(self, known: set[ProjectId]) -> dict[str, frozenset[str]]:
         """The markers that processes of this state directory carry, by project; what belongs to no

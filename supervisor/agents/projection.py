@@ -196,7 +196,7 @@ class Projection:
             state=turn_lifecycle.next_state(
                 TurnState(row.state), _TURN_ENDS.get(turn.status, TurnEvent.FAILED)
             ).value,
-            error=bytes(turn.error) if turn.error not in (None, b"null") else None,
+            error=None if bytes(turn.error) == b"null" else bytes(turn.error),
             ended_n=n,
             ended_at=self.at,
         )

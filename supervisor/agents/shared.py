@@ -12,6 +12,7 @@ from supervisor.agents.watch import Watcher
 from supervisor.clock import Clock
 from supervisor.ids import ProjectId
 from supervisor.metrics import Metrics
+from supervisor.ports.disk import Disk
 from supervisor.ports.runtime import Runtime
 from supervisor.ports.store import Store
 from supervisor.settings import Settings
@@ -24,6 +25,8 @@ class Shared:
     settings: Settings
     store: Store
     runtime: Runtime
+    disk: Disk | None
+    """What bounds contained projects; None on the host."""
     watcher: Watcher
     clock: Clock
     rng: random.Random

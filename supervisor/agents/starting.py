@@ -12,10 +12,10 @@ from supervisor.agents.upstream import Upstream
 from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation, ProjectId
-from supervisor.policy import trust
+from supervisor.policy import pinned, trust
 from supervisor.policy.access import SUPERVISOR
 from supervisor.policy.places import ProjectPaths
-from supervisor.ports.runtime import Exit, Identity, Launch, Process
+from supervisor.ports.runtime import Command, Exit, Identity, Launch, Process
 from supervisor.ports.store import Batch, GenerationRow
 from supervisor.protocol.encoding import notification
 
@@ -61,22 +61,34 @@ class GoneProcess:
     async def unpause(self) -> None:
         """Nothing to let run."""
 
+    def usage(self) -> None:
+        """Nothing."""
+        return
+
+    def exec_line(self, command: Command) -> None:
+        """Nowhere to run it."""
+
     def release(self) -> None:
         """Nothing to let go of."""
 
 
 def launch_of(
-    shared: Shared, project: ProjectId, place: ProjectPaths, row: GenerationRow, *, trusted: bool
+    shared: Shared, place: ProjectPaths, row: GenerationRow, *, trusted: bool, walled: bool
 ) -> Launch:
     """The start of a generation. Raises `codex_missing`."""
     settings = shared.settings
-    paths = SpoolPaths(shared.project_dir(project), row.generation)
-    overrides = [trust.launch_override(place.inside, trusted), *settings.codex_config]
+    paths = SpoolPaths(shared.project_dir(row.project), row.generation)
+    overrides = [
+        trust.launch_override(place.inside, trusted),
+        *(pinned.launch_overrides(settings) if shared.runtime.contains else []),
+        *settings.codex_config,
+    ]
     argv = [*shared.codex(), *(a for o in overrides for a in ("-c", o)), "app-server"]
     return Launch(
-        project=project,
+        project=row.project,
         generation=row.generation,
         directory=place.host,
+        walled=walled,
         argv=argv,
         env={**shared.environment, "CODEX_HOME": str(settings.codex_home)},
         marker=row.marker,

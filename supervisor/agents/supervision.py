@@ -13,24 +13,23 @@ import msgspec
 from supervisor.agents import starting
 from supervisor.agents.aftermath import Aftermath
 from supervisor.agents.condition import Condition
+from supervisor.agents.disk_guard import Held, guard_disk
 from supervisor.agents.ending import Ended, ending
 from supervisor.agents.exits import explain
 from supervisor.agents.fifo import FifoWriter
 from supervisor.agents.incarnation import Bounds, Incarnation
 from supervisor.agents.late import LateBytes
-from supervisor.agents.ledger import Change, Ledger, own_event
+from supervisor.agents.ledger import Ledger
 from supervisor.agents.reactions import Reactions
-from supervisor.agents.recovery import Recovery
+from supervisor.agents.service import Service
 from supervisor.agents.shared import Shared
 from supervisor.agents.spool import SpoolPaths, tail
 from supervisor.agents.upstream import Upstream
-from supervisor.audit import record
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Generation
 from supervisor.lifecycle.agent import AT_REST, AgentEvent, AgentState
 from supervisor.lifecycle.restart import PERMANENT, ExitKind, Quarantine
 from supervisor.logs import get_logger
-from supervisor.policy.access import SUPERVISOR
 from supervisor.ports.runtime import Exit, Process
 from supervisor.ports.store import GenerationRow, ProjectRow, ThreadRow
 
@@ -55,7 +54,6 @@ class Supervision:
         self.condition = Condition(shared.metrics)
         self.generation = last
         self.incarnation: Incarnation | None = None
-        self.codex_version: str | None = None
         self.late = LateBytes(shared.metrics.late_bytes)
         self.caught_up = asyncio.Event()
         """What was spooled while no supervisor looked has been read: what is shown is not stale."""
@@ -67,6 +65,7 @@ class Supervision:
         self._in_use: list[ThreadRow] = []
         self._failure: SupervisorError | None = None
         self.aftermath = Aftermath(shared, ledger, self.condition)
+        self.service = Service(shared, ledger, self.condition, self.paths)
 
     # -- orders
 
@@ -165,7 +164,7 @@ class Supervision:
         self.generation = row
         try:
             launch = starting.launch_of(
-                self._shared, self._ledger.project, self.paths, row, trusted=trusted
+                self._shared, self.paths, row, trusted=trusted, walled=not self.service.unwalled
             )
             async with self._shared.starts:
                 process = await self._shared.runtime.start(launch)
@@ -192,6 +191,7 @@ class Supervision:
                 tasks.create_task(reactions.run()),
                 tasks.create_task(self._obey_stop(inc)),
                 tasks.create_task(self._serve(inc, adopted=adopted)),
+                tasks.create_task(self._guard_disk(inc)),
             ]
             exit_ = await process.wait()
             was_ready = self.condition.state is AgentState.READY
@@ -235,68 +235,39 @@ class Supervision:
         return self.incarnation, reactions
 
     async def _serve(self, inc: Incarnation, *, adopted: bool) -> None:
-        """Handshake, recovery, then pings. A failure ends the app-server, and its exit does the
-        rest."""
-        began = self._shared.clock.monotonic()
-        settings = self._shared.settings
+        """A failure ends the app-server, and its exit does the rest."""
+        assert self.generation is not None
+        trusted = self.row.trusted
         try:
-            version = await starting.shake_hands(self._shared, inc.upstream, adopted=adopted)
-            self.codex_version = version or self.codex_version or settings.codex_version
-            recovery = Recovery(
-                self._shared,
-                self._ledger,
-                inc.upstream,
-                self.paths,
-                trusted=self.row.trusted,
-                same_generation=adopted,
+            await self.service.run(
+                inc, self.generation, self._in_use, trusted=trusted, adopted=adopted
             )
-            await recovery.run(self._in_use)
-            self._in_use = []
-            await self._tell_ready(adopted=adopted)
-            if self.condition.state is AgentState.STARTING:
-                self.condition.move(AgentEvent.ANSWERED)
-                self._shared.metrics.agent_start_seconds.observe(
-                    self._shared.clock.monotonic() - began
-                )
-            await self._ping(inc)
         except SupervisorError as e:
             if e.code is ErrorCode.AGENT_RESTARTED:
                 # Its stdin is closed: it is about to be seen to end, which says more than this
                 # does, or it is no use any more.
-                await self._shared.clock.sleep(settings.stop_grace_seconds)
+                await self._shared.clock.sleep(self._shared.settings.stop_grace_seconds)
                 e = SupervisorError(
                     ErrorCode.CODEX_TIMEOUT, "it has closed its stdin, and not ended"
                 )
             self._failure = e
             await inc.process.kill_tree()
 
-    async def _ping(self, inc: Incarnation) -> None:
-        """For ever; `codex_timeout` when it answers no more."""
-        settings = self._shared.settings
-        while True:
-            await self._shared.clock.sleep(settings.ping_interval_seconds)
-            if inc.paused:
-                continue
-            try:
-                await inc.upstream.ask(
-                    starting.PING, {}, timeout=settings.ping_timeout_seconds, own=True
-                )
-            except SupervisorError as e:
-                # Told to wait by Codex itself: that is an answer.
-                if e.code is not ErrorCode.OVERLOADED:
-                    raise
+    async def _guard_disk(self, inc: Incarnation) -> None:
+        disk = self._shared.disk
+        if disk is not None:
+            held = Held(inc.pauses, inc.process, self._disk_full)
+            await guard_disk(
+                self._shared,
+                disk,
+                held,
+                self.condition,
+                project=self.row.project,
+                directory=self.paths.host,
+            )
 
-    async def _tell_ready(self, *, adopted: bool) -> None:
-        assert self.generation is not None
-        params: dict[str, object] = {
-            "generation": self.generation.generation,
-            "adopted": adopted,
-            "codexVersion": self.codex_version,
-        }
-        change = Change(events=[own_event(starting.AGENT_READY, params)])
-        if adopted:
-            change.drafts.append(record.agent_adopted(SUPERVISOR, self.generation))
-        await self._ledger.barrier(lambda n, at: change, patient=True)
+    def _disk_full(self, reason: str) -> None:
+        self._failure = SupervisorError(ErrorCode.DISK_FULL, reason)
 
     async def _obey_stop(self, inc: Incarnation) -> None:
         """Drain: interrupt what runs, ask to end, then end."""

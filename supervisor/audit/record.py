@@ -45,6 +45,8 @@ class Kind(StrEnum):
     APPROVAL_ASKED = "approval.asked"
     APPROVAL_ANSWERED = "approval.answered"
     APPROVAL_SETTLED = "approval.settled"
+    CONTAINER_EXEC = "container.exec"
+    """A person runs a command beside the app-server, in its container."""
     REQUEST_MADE = "request.made"
     """A request that acts and has no kind of its own; the method is in the detail."""
 
@@ -188,6 +190,18 @@ def agent_exited(who: Principal, row: GenerationRow, *, asked: bool) -> Draft:
     """An app-server ended; `asked`: somebody wanted it to."""
     detail = {"exit_kind": row.exit_kind, "exit_detail": row.exit_detail, "asked": asked}
     return _of_generation(who, row, Kind.AGENT_EXITED, Phase.FACT, detail)
+
+
+def exec_begun(who: Principal, exec_id: str, command: str, directory: str, *, tty: bool) -> Draft:
+    """`who` is about to run a command in the container; `command` as a shell would read it."""
+    detail = {"exec_id": exec_id, "command": command, "cwd": directory, "tty": tty}
+    return draft(Kind.CONTAINER_EXEC, Phase.INTENT, who, detail)
+
+
+def exec_ended(who: Principal, exec_id: str, exit_code: int, duration_ms: int) -> Draft:
+    """It has ended, says the one who ran it; without this record nobody said so."""
+    detail = {"exec_id": exec_id, "exit_code": exit_code, "duration_ms": duration_ms}
+    return draft(Kind.CONTAINER_EXEC, Phase.OUTCOME, who, detail)
 
 
 def project_opened(who: Principal, path: str) -> Draft:

@@ -1,7 +1,7 @@
 """`audit`: list what was done by whom, and verify that nobody changed the list."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -70,7 +70,7 @@ def list_audit(
     if inv.json:
         output.document({"records": records})
     elif records:
-        output.table(COLUMNS, rows(records))
+        output.table(COLUMNS, rows(records, to_the_end=after is None or len(records) < limit))
     else:
         output.note("no records")
 
@@ -93,16 +93,21 @@ def verify_audit(inv: Invocation, project: ProjectOption = None) -> None:
         output.facts((("records", found["checked"]), ("chain", "whole"), ("head", found["head"])))
 
 
-def rows(records: Iterable[dict[str, Any]]) -> Iterable[tuple[object, ...]]:
-    """Records as rows of a table with `COLUMNS`."""
+def rows(
+    records: Sequence[dict[str, Any]], *, to_the_end: bool = False
+) -> Iterable[tuple[object, ...]]:
+    """Records as rows of a table with `COLUMNS`. `to_the_end`: there are none after them."""
+    ended = {one["detail"].get("exec_id") for one in records if one["phase"] == "outcome"}
     for one in records:
+        exec_id = one["detail"].get("exec_id")
+        is_open = to_the_end and exec_id is not None and exec_id not in ended
         yield (
             one["seq"],
             datetime.fromtimestamp(one["at"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
             f"{one['account']}/{one['principal']} {one['source']}",
             "/".join(text[-_SHORT:] for text in (one["threadId"], one["turnId"]) if text),
             f"{one['kind']} {one['phase']}",
-            what(one["detail"]),
+            what(one["detail"]) + (", nobody said how it ended" if is_open else ""),
         )
 
 
@@ -117,6 +122,8 @@ def what(detail: dict[str, Any]) -> str:
         words.append(f"{detail['duration_ms']} ms")
     if detail.get("diff_bytes") is not None:
         words.append(f"{detail.get('kind')}, {detail['diff_bytes']} bytes of diff")
+    if detail.get("exec_id") is not None:
+        words.append(f"exec {detail['exec_id']}")
     if isinstance(detail.get("trusted"), bool):
         words.append("trusted" if detail["trusted"] else "untrusted")
     if detail.get("pid") is not None:

@@ -16,7 +16,9 @@ import psutil
 
 from supervisor.api.client import RpcClient
 from supervisor.api.dialing import connect_unix
+from supervisor.app import state_id
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.ports.runtime import MARKER_VARIABLE
 from supervisor.runtimes.readiness import why_no_containers
 from supervisor.settings import Settings, environment
 from supervisor.settings_groups import PodmanSettings, ProxySettings
@@ -27,6 +29,7 @@ IDLE_EXIT_SECONDS = 60.0
 """A supervisor whose demonstration was killed ends by itself."""
 END_SECONDS = 15.0
 """How long a supervisor may take to stop what it runs."""
+LEFT_SECONDS = 2.0
 LONGEST_DIRECTORY = 60
 """Bytes: a unix socket's path has 107 at most, and its name is part of it."""
 NOBODY = 65534
@@ -139,7 +142,8 @@ class Stage:
                 self._end(signal.SIGTERM)
             except subprocess.TimeoutExpired:
                 self._end(signal.SIGKILL)
-        left = self._left()
+        # What was told to end may take a moment.
+        _, left = psutil.wait_procs(self._left(), timeout=LEFT_SECONDS)
         told = [_described(process) for process in left]
         for process in left:
             with suppress(psutil.Error):
@@ -159,15 +163,25 @@ class Stage:
         own |= dict.fromkeys(("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"), home)
         return environment() | own
 
+    @property
+    def _markers(self) -> str:
+        return f"{state_id(self.settings.state_dir)}:"
+
     def _left(self) -> list[psutil.Process]:
-        """Every process that came from this stage: they all inherit its Codex home."""
+        """Every process that came from this stage: they inherit its Codex home, carry its marker,
+        or have its state directory in their command line, as a proxy and a conmon have."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            return process.environ().get("CODEX_HOME") == str(self.codex_home)
+            variables = process.environ()
+            return (
+                variables.get("CODEX_HOME") == str(self.codex_home)
+                or variables.get(MARKER_VARIABLE, "").startswith(self._markers)
+                or any(str(self.settings.state_dir) in word for word in process.cmdline())
+            )
         except (psutil.Error, OSError):
             return False
 

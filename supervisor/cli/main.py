@@ -19,6 +19,7 @@ from supervisor.cli import (
     demo,
     doctor,
     events,
+    execs,
     logs,
     output,
     projects,
@@ -34,7 +35,10 @@ CTRL_C = 130
 BROKEN_PIPE = 141
 _NOT_UNDERSTOOD = 2
 """What the command line's parser ends with, for which sysexits has a number of its own."""
-_NOUNS = (up, run, events, approvals, projects, threads, audit, logs, doctor, demo, proxy, about)
+_NOUNS = (
+    *(up, run, events, approvals, projects, threads, audit, logs, execs, doctor, demo, proxy),
+    about,
+)
 
 app = typer.Typer(
     name="codex-supervisor",
@@ -101,7 +105,7 @@ def _status(end: SystemExit) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return _unread()
-    if end.code == _NOT_UNDERSTOOD:
+    if end.code == _NOT_UNDERSTOOD and not isinstance(end, execs.Ended):
         return os.EX_USAGE
     return end.code if isinstance(end.code, int) else os.EX_OK
 

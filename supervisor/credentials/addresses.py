@@ -4,8 +4,6 @@ import ipaddress
 from typing import Final
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL: Final = ipaddress.ip_network("64:ff9b:1::/48")
-_V4_COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -17,24 +15,27 @@ def is_public(text: str) -> bool:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return False
-    return all(_is_plain(each) for each in (address, *_within(address)))
+    return all(_is_plain(each) for each in _meant(address))
 
 
 def _is_plain(address: _Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and address in _NAT64:
-        # What it stands for is looked at by itself.
-        return True
-    return address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_link_local
+    # All of them, for they do not agree with each other, nor one version of Python with the next.
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
+        return False
+    inward = (
+        *(address.is_private, address.is_loopback, address.is_link_local, address.is_multicast),
+        *(address.is_reserved, address.is_unspecified),
     )
+    return address.is_global and not any(inward)
 
 
-def _within(address: _Address) -> list[_Address]:
-    """The IPv4 addresses that gateways on the way may take this one for."""
+def _meant(address: _Address) -> list[_Address]:
+    """The addresses it may be taken for: here, or by a gateway on the way."""
     if isinstance(address, ipaddress.IPv4Address):
-        return []
-    found: list[_Address | None] = [address.ipv4_mapped, address.sixtofour]
-    found += address.teredo or ()
-    if any(address in net for net in (_NAT64, _NAT64_LOCAL, _V4_COMPATIBLE)):
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in found if each is not None]
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address in _NAT64:
+        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
+    inside = [address.sixtofour, *(address.teredo or ())]
+    return [address, *(each for each in inside if each is not None)]

@@ -75,8 +75,8 @@ class Forwarder:
             try:
                 return await self._answer(tally, request)
             except Denied as denied:
-                refused = denied.status < 500
-                tally.count(Outcome.REFUSED if refused else Outcome.UNREACHABLE)
+                of_upstream = denied.is_of_upstream
+                tally.count(Outcome.UNREACHABLE if of_upstream else Outcome.REFUSED)
                 return _denied(denied)
             except asyncio.CancelledError:
                 tally.count(Outcome.GONE)

@@ -14,6 +14,7 @@ from aiohttp import web
 from supervisor.credentials.connect import Tunnels
 from supervisor.credentials.forward import Forwarder
 from supervisor.credentials.messages import PAGE, Listed, Open, Served
+from supervisor.credentials.netns import ended
 from supervisor.credentials.tally import Tally
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.logs import get_logger
@@ -82,7 +83,7 @@ class Holding:
         return _Excess() if full else self._http()
 
     async def stop(self) -> None:
-        """Close all of it, connections included."""
+        """Close all of it, connections included. Idempotent."""
         if self._server is not None:
             self._server.close()
         if self._tunnels is not None:
@@ -93,7 +94,9 @@ class Holding:
             await self._http.shutdown(_END_SECONDS)
         for listener in self._listeners:
             listener.close()
-        os.close(self.pidfd)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
     def shown(self) -> Served:
         """As `List` tells it."""
@@ -138,17 +141,26 @@ class Holdings:
         `bad_request` for descriptors that are not what they should be.
         """
         pidfd, listeners = _taken(descriptors)
-        if told.marker in self._held or len(self._held) >= MAX_CONTAINERS:
+        held = self._held.get(told.marker)
+        if held is not None and not ended(held.pidfd):
             _close(pidfd, listeners)
-            if told.marker in self._held:
-                return
+            return
+        await self.close(told.marker)
+        if len(self._held) >= MAX_CONTAINERS:
+            _close(pidfd, listeners)
             raise SupervisorError(ErrorCode.OVERLOADED, f"{MAX_CONTAINERS} containers are served")
         holding = Holding(told, pidfd, listeners)
         self._held[told.marker] = holding
-        await holding.serve(self._forwarder, self._tunnels, self._group)
-        if self._held.get(told.marker) is holding:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(pidfd, self._ended, holding)
+        try:
+            await holding.serve(self._forwarder, self._tunnels, self._group)
+        except BaseException:
+            await self.close(told.marker)
+            raise
+        if self._held.get(told.marker) is not holding:
+            # Closed meanwhile.
+            await holding.stop()
+            return
+        asyncio.get_running_loop().add_reader(pidfd, self._ended, holding)
         log.info("container_served", project=told.project, generation=told.generation)
 
     async def close(self, marker: str) -> None:
@@ -176,7 +188,11 @@ class Holdings:
 
     def _ended(self, holding: Holding) -> None:
         asyncio.get_running_loop().remove_reader(holding.pidfd)
-        self._group.create_task(self.close(holding.told.marker))
+        self._group.create_task(self._close_ended(holding))
+
+    async def _close_ended(self, holding: Holding) -> None:
+        if self._held.get(holding.told.marker) is holding:
+            await self.close(holding.told.marker)
 
 
 def _add(total: dict[str, int], holding: Holding) -> None:

@@ -31,6 +31,9 @@ from supervisor.settings_groups import ProxySettings
 PATIENCE: Final = 15.0
 """Seconds `open` waits for a proxy. One that is started needs one."""
 PING_SECONDS: Final = 30.0
+_GIVEN_TRIES: Final = 2
+"""One may fail because a predecessor is just about to end."""
+_DISMISS_SECONDS: Final = 3.0
 _BACKOFF_SECONDS: Final = 0.1
 _BACKOFF_CAP: Final = 5.0
 
@@ -121,12 +124,32 @@ class ProxyLink:
             self._forget(marker)
         if self._starter is not None:
             self._starter.release()
-        await self._group.__aexit__(kind, error, traceback)
+        # An error of the context's own is not ours to group.
+        await self._group.__aexit__(None, None, None)
+        if self._starter is not None and self._welcome is not None:
+            await self._dismiss()
+
+    async def _dismiss(self) -> None:
+        """Have a proxy of our own end that serves nobody: it would wait for a while first."""
+        with contextlib.suppress(SupervisorError, TimeoutError):
+            async with asyncio.timeout(_DISMISS_SECONDS), asyncio.TaskGroup() as group:
+                call = Call(dial(self._path))
+                reader = group.create_task(call.read())
+                try:
+                    welcome = await call.hello()
+                    if welcome.on_demand and welcome.served == 0:
+                        await call.tell(messages.End())
+                        await call.lost.wait()
+                finally:
+                    reader.cancel()
 
     async def open(self, reached: Reached) -> None:
         """Let the container reach the model. One that cannot be served now is tried again as long
         as it lives, or until `close`, although this raises `model_unreachable`."""
         known = self._known.get(reached.marker)
+        if known is not None and known.reached != reached:
+            self._forget(reached.marker)
+            known = None
         if known is None:
             pidfd = open_container(reached.pid, reached.start_ticks)
             known = self._known[reached.marker] = _Known(reached, pidfd)
@@ -182,18 +205,27 @@ class ProxyLink:
         while True:
             self._wake.clear()
             try:
-                channel = await self._connect()
-                failures = 0
-                await self._use(channel)
+                await self._use(await self._connect())
             except SupervisorError as error:
-                if self._error != error.message:
-                    log.warning("proxy_unreachable", error=error.message)
-                self._error = error.message
+                self._failed(error.message, failures)
+            except Exception as error:  # noqa: BLE001  # agents go on, whatever it is
+                self._failed(f"{type(error).__name__}: {error}", failures)
+            failures = failures + 1 if self._welcome is None else 0
             self._welcome = None
             for known in self._known.values():
                 known.served = False
             await self._pause(self._backoff(failures))
-            failures += 1
+
+    def _failed(self, why: str, failures: int) -> None:
+        if self._error != why:
+            log.warning("proxy_unreachable", error=why)
+        self._error = why
+        if self._starter is None or failures < _GIVEN_TRIES:
+            return
+        # A proxy of ours that does not start will not by waiting.
+        for known in self._known.values():
+            known.error = _unreachable(f"there is no proxy: {why}")
+            known.tried.set()
 
     async def _connect(self) -> Channel:
         if self._starter is None:
@@ -237,17 +269,18 @@ class ProxyLink:
     async def _greet(self, call: Call) -> None:
         """Ask who it is: whether it lives, what it counts, and whether it is the one we want."""
         welcome = await call.hello()
+        outdated = self._is_outdated(welcome)
+        if outdated and welcome.on_demand and self._starter is not None and welcome.active == 0:
+            # In no stream's way: whatever it served is served by the next one.
+            await call.tell(messages.End())
+            raise _unreachable("the proxy ran with other settings, and is replaced")
+        if welcome.protocol != messages.PROTOCOL:
+            raise _unreachable("the proxy is of a version that this one cannot talk to")
         new = self._welcome is None
         self._welcome, self._error = welcome, ""
         if new:
             log.info("proxy_connected", pid=welcome.pid, base_url=welcome.base_url)
-        if not self._is_outdated(welcome):
-            return
-        if welcome.on_demand and self._starter is not None and welcome.active == 0:
-            # In no stream's way: whatever it served is served by the next one.
-            await call.tell(messages.End())
-            raise _unreachable("the proxy ran with other settings, and is replaced")
-        if new:
+        if new and outdated:
             log.warning("proxy_outdated", pid=welcome.pid, base_url=welcome.base_url)
 
     async def _tell_given_up(self, call: Call) -> None:

@@ -25,9 +25,14 @@ class Denied(Exception):  # noqa: N818  # an answer, in the words of HTTP
         self.code = code
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
+    @property
+    def is_of_upstream(self) -> bool:
+        """Whether the request may be right, and the model cannot be had."""
+        return self.status in (502, 503, 504)
+
     def body(self) -> bytes:
         """In the shape of the model API's errors."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = "server_error" if self.is_of_upstream else "invalid_request_error"
         error = {"message": str(self), "type": kind, "param": None, "code": self.code}
         return msgspec.json.encode({"error": error})
 

@@ -3,7 +3,7 @@
 `python -m supervisor.lifecycle.diagram docs/lifecycle.md` renews them.
 """
 
-from supervisor.lifecycle import agent, approval, turn
+from supervisor.lifecycle import agent, approval, disk, turn
 from supervisor.lifecycle.table import E, S, Table
 
 
@@ -27,6 +27,7 @@ def blocks() -> dict[str, str]:
         "agent": mermaid(agent.TRANSITIONS, agent.INITIAL),
         "turn": mermaid(turn.TRANSITIONS, turn.INITIAL, turn.TERMINAL),
         "approval": mermaid(approval.TRANSITIONS, approval.INITIAL, approval.TERMINAL),
+        "disk": mermaid(disk.TRANSITIONS, disk.INITIAL, disk.TERMINAL),
     }
 
 

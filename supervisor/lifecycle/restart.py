@@ -32,6 +32,8 @@ class ExitKind(StrEnum):
     QUOTA = "quota"
     CODEX_MISSING = "codex_missing"
     CODEX_VERSION = "codex_version"
+    DISK_FULL = "disk_full"
+    """It was over its disk bound for too long, and was ended for it."""
     OOM = "oom"
     VANISHED = "vanished"
     """Nobody saw how it ended."""
@@ -44,6 +46,7 @@ PERMANENT = frozenset(
         ExitKind.QUOTA,
         ExitKind.CODEX_MISSING,
         ExitKind.CODEX_VERSION,
+        ExitKind.DISK_FULL,
     }
 )
 """No restart mends these."""
@@ -160,6 +163,7 @@ _REASONS = {
     ExitKind.QUOTA: "the account's quota is used up",
     ExitKind.CODEX_MISSING: "the codex binary is missing",
     ExitKind.CODEX_VERSION: "the codex binary is of another version",
+    ExitKind.DISK_FULL: "disk full",
 }
 
 

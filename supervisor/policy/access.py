@@ -17,6 +17,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     client: str
     """What the client calls itself. A claim."""
 
+    @property
+    def at_the_socket(self) -> bool:
+        """It came over the unix socket: as root, or as the user the supervisor runs as."""
+        return self.source.startswith("unix:")
+
 
 SUPERVISOR = Principal(
     account="supervisor", principal="supervisor", source="local", client="codex-supervisor"

@@ -8,8 +8,9 @@ import msgspec
 
 from supervisor.ids import Cursor, ProjectId
 from supervisor.policy.access import Principal
+from supervisor.policy.inner_wall import InnerWall
 from supervisor.policy.places import ProjectPaths
-from supervisor.ports.runtime import Confinement
+from supervisor.ports.runtime import Command, Confinement, ExecLine
 from supervisor.ports.store import AuditRow, ServerRequestRow
 
 
@@ -43,6 +44,8 @@ class ProjectStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Unasked exits within the intensity period."""
     confinement: Confinement | None = None
     """What stands around the app-server that runs; None for a plain process, or none."""
+    inner_wall: InnerWall | None = None
+    """Codex's own sandbox in that container; None while it is not known, and without one."""
 
     @property
     def paths(self) -> ProjectPaths:
@@ -58,6 +61,14 @@ class Acted(msgspec.Struct, frozen=True, kw_only=True):
     """The app-server's result, JSON."""
     replayed: bool
     """The idempotency key had been used for the same request: nothing was done again."""
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A command in a container, that may be run now."""
+
+    exec_id: str
+    """Under which the audit log has it."""
+    line: ExecLine
 
 
 class Subscription(Protocol):
@@ -122,6 +133,17 @@ class Agent(Protocol):
 
     def audit_end(self) -> tuple[int, str]:
         """The number the next record takes, and the hash of the last: not from the records."""
+
+    async def begin_exec(self, principal: Principal, command: Command) -> Begun:
+        """Commit that `principal` is about to run this in the agent's container, and say how.
+
+        `bad_request` without a container, `agent_not_ready` while none runs or it is paused.
+        """
+
+    async def end_exec(
+        self, principal: Principal, exec_id: str, exit_code: int, duration_ms: int
+    ) -> None:
+        """Commit how it ended."""
 
     async def log_tail(self, limit_bytes: int) -> str:
         """The end of the app-server's stderr."""

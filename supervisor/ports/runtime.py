@@ -17,6 +17,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation
     directory: Path
     """The project, absolute and resolved; the app-server's working directory."""
+    walled: bool = True
+    """With Codex's own sandbox inside the container, where the settings want it."""
     argv: Sequence[str]
     env: Mapping[str, str]
     marker: str
@@ -84,6 +86,24 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     oom_kills: int
 
 
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person runs beside a contained app-server."""
+
+    argv: Sequence[str]
+    directory: Path
+    """As the app-server knows it."""
+    terminal: str | None = None
+    """The kind of terminal it gets, as TERM has it; None: its stdio are pipes."""
+
+
+class ExecLine(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run a `Command`, for whoever has the terminal."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    """To be added to one's own."""
+
+
 class Process(Protocol):
     """A live, or just ended, app-server."""
 
@@ -112,6 +132,12 @@ class Process(Protocol):
 
     async def unpause(self) -> None:
         """Let it run again."""
+
+    def usage(self) -> Usage | None:
+        """What its container uses now; None without one, or once it has ended."""
+
+    def exec_line(self, command: Command) -> ExecLine | None:
+        """What runs `command` in its container, as its user; None if there is no container."""
 
     def release(self) -> None:
         """Stop watching and leave it running: a successor will adopt it. Idempotent."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.rpc import approvals, audit, events, host, projects, threads, turns
+from supervisor.rpc import approvals, audit, events, execs, host, projects, threads, turns
 from supervisor.rpc.host import Described, Description
 from supervisor.rpc.methods import HostCall, Method, NoParams
 
@@ -59,7 +59,7 @@ METHODS = (
 
 
 def _registry() -> Mapping[str, Method]:
-    nouns = (host, projects, threads, turns, approvals, events, audit)
+    nouns = (host, projects, threads, turns, approvals, events, audit, execs)
     every = [method for noun in nouns for method in noun.METHODS]
     every += METHODS
     registry = {method.name: method for method in every}

@@ -6,8 +6,6 @@ pinned configuration, and the project's CODEX_HOME. Blocking.
 
 import hashlib
 import os
-import shutil
-import stat
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,10 +18,11 @@ from supervisor.ids import ProjectId
 from supervisor.policy.pinned import config_toml, requirements_toml
 from supervisor.policy.places import ProjectPaths
 from supervisor.ports.runtime import Launch
+from supervisor.runtimes.codex_home import make_home, make_way
 from supervisor.runtimes.copies import codex_copy, init_copy
+from supervisor.runtimes.disk import DiskBounds
 from supervisor.runtimes.spec import (
     CODEX_BINARY,
-    USER_CONFIG_MOUNT,
     ContainerSettings,
     ExtraMount,
     Limits,
@@ -46,11 +45,11 @@ class Containing:
         self,
         settings: Settings,
         codex: Callable[[], Path],
-        home: Callable[[ProjectId], Path],
+        disk: DiskBounds,
     ) -> None:
         self._settings = settings
         self._codex = codex
-        self._home = home
+        self._disk = disk
         self._root = settings.state_dir / "podman"
         self._copying = threading.Lock()
         self._copied: tuple[Path, Path] | None = None
@@ -72,16 +71,20 @@ class Containing:
         uid, gid = self._owner(launch.directory)
         codex, init = self._copies()
         paths = self.paths(launch.project, launch.directory)
+        home = self._disk.home(launch.project)
+        make_home(home, uid, gid)
+        self._disk.prepare(launch.project, launch.directory)
+        make_way(home)
         return ContainerSettings(
             image=own.image or podman.image,
             uid=uid,
             gid=gid,
             codex_folder=codex,
             init=init,
-            codex_home=self._made_home(launch.project, uid, gid),
+            codex_home=home,
             state_dir=self._settings.state_dir,
-            requirements=self._pinned("requirements.toml", requirements_toml(self._settings)),
-            config=self._pinned("config.toml", config_toml(self._settings)),
+            requirements=self._pinned("requirements.toml", requirements_toml, launch),
+            config=self._pinned("config.toml", config_toml, launch),
             limits=_limits(podman, own),
             extra_mounts=tuple(
                 ExtraMount(source=m.source, destination=m.destination, writable=m.writable)
@@ -121,26 +124,9 @@ class Containing:
                 )
             return self._copied
 
-    def _made_home(self, project: ProjectId, uid: int, gid: int) -> Path:
-        """The agent's CODEX_HOME. Above it is nobody's but ours: it cannot be replaced."""
-        home = self._home(project)
-        try:
-            home.mkdir(mode=0o700, exist_ok=True)
-            fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                if os.fstat(fd).st_uid != uid:
-                    os.fchown(fd, uid, gid)
-                _make_way(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise SupervisorError(
-                ErrorCode.AGENT_START_FAILED, f"{home} cannot be made: {error.strerror}"
-            ) from error
-        return home
-
-    def _pinned(self, name: str, text: str) -> Path:
+    def _pinned(self, name: str, written: Callable[..., str], launch: Launch) -> Path:
         """The file of that text; each text has a file of its own, which running ones still have."""
+        text = written(self._settings, walled=launch.walled)
         directory = self._root / "pinned"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         path = directory / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}-{name}"
@@ -150,21 +136,6 @@ class Containing:
             fresh.chmod(0o644)
             fresh.replace(path)
         return path
-
-
-def _make_way(home: int) -> None:
-    """Take away what the agent left in its CODEX_HOME to mislead the next start: what a file is
-    mounted over must be no symlink, which the mount would follow, nor anything that stops it; and
-    from .env Codex takes its own environment. The agent does not run now."""
-    for name, mounted in ((USER_CONFIG_MOUNT.name, True), (".env", False)):
-        try:
-            mode = os.stat(name, dir_fd=home, follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            continue
-        if stat.S_ISDIR(mode):
-            shutil.rmtree(name, dir_fd=home)
-        elif not (mounted and stat.S_ISREG(mode)):
-            os.unlink(name, dir_fd=home)
 
 
 def _own(podman: PodmanSettings, project: ProjectId, directory: Path) -> ProjectSettings:

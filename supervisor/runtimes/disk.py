@@ -46,7 +46,7 @@ class DiskBounds:
     ) -> None:
         self._settings = settings
         self._own = own
-        self._home = home
+        self.home = home
         self._clock = clock
         self._why: dict[Path, str] = {}
         self._walks = asyncio.Semaphore(os.cpu_count() or 1)
@@ -57,14 +57,14 @@ class DiskBounds:
         """Mount what is to be bounded so; both directories are there, of the agent's uid.
 
         `settings_invalid` where `mode = "image"` cannot be, `agent_start_failed` where an image
-        cannot be mounted that may hold files, or where CODEX_HOME is full.
+        cannot be mounted that may hold files, `disk_full` where CODEX_HOME is.
         """
         home = self._bound(self._home_volume(project))
         if home is not None and home.free < _NEEDED_TO_START:
             raise SupervisorError(
-                ErrorCode.AGENT_START_FAILED,
+                ErrorCode.DISK_FULL,
                 f"CODEX_HOME is full: {home.size} bytes are all used",
-                hint=f"Remove what it can do without from {self._home(project)}, or raise "
+                hint=f"Remove what it can do without from {self.home(project)}, or raise "
                 "disk.home_bytes.",
             )
         self._bound(self._project_volume(project, directory))
@@ -72,6 +72,12 @@ class DiskBounds:
     def release_home(self, project: ProjectId) -> str:
         """Unmount CODEX_HOME once no container has it; "" or why it stays. Idempotent."""
         return disk_image.unmount(self._home_volume(project))
+
+    def release_of(self, marker: str) -> None:
+        """The container of that generation is gone: so is the need for CODEX_HOME's mount."""
+        project = ProjectId(marker.partition(":")[2].rpartition(":")[0])
+        if project and (why := self.release_home(project)):
+            log.warning("disk_stays_mounted", project=project, why=why)
 
     def release_project(self, project: ProjectId, directory: Path) -> str:
         """Unmount the project: its files are away from their place until the next start."""
@@ -99,7 +105,7 @@ class DiskBounds:
 
     def _home_volume(self, project: ProjectId) -> Volume:
         image = self._own(project).resolve() / "codex-home.ext4"
-        return Volume(directory=self._home(project), image=image, size=self._settings.home_bytes)
+        return Volume(directory=self.home(project), image=image, size=self._settings.home_bytes)
 
     def _project_volume(self, project: ProjectId, directory: Path) -> Volume:
         image = self._own(project).resolve() / "project.ext4"
@@ -109,7 +115,9 @@ class DiskBounds:
         """None: it is not bounded, or watched. An image there is goes on in use in any mode: its
         files are in it."""
         self._why.pop(volume.directory, None)
-        if not volume.image.exists() and (volume.size is None or self._settings.mode == "watch"):
+        if not disk_image.is_there(volume.image) and (
+            volume.size is None or self._settings.mode == "watch"
+        ):
             return None
         got = disk_image.mount(volume)
         if isinstance(got, Mounted):

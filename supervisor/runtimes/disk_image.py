@@ -30,7 +30,7 @@ SMALLEST: Final = 16 << 20
 """Bytes. Below, the file system's own tables would take most of it."""
 _BLOCK: Final = 4096
 _JOURNAL_FROM: Final = 256 << 20
-"""From here on mkfs would give more to the journal than a project needs, and write it all."""
+"""From here on mkfs would give more to the journal than a project needs."""
 _ROOT_INODE: Final = 2
 _CORRECTED: Final = 1
 """The highest status of e2fsck after which the file system is whole."""
@@ -79,20 +79,28 @@ def mount(volume: Volume) -> Mounted | Cannot:
         if left := unmount(volume):
             log.warning("disk_image_not_renewed", image=str(volume.image), why=left)
             return found
-    if not volume.image.exists():
+    if not is_there(volume.image):
         return _make(volume)
     return _mount_again(volume)
 
 
 def find(volume: Volume) -> Mounted | None:
     """Whether the image is mounted on its directory already."""
-    if not volume.image.exists():
+    if not is_there(volume.image):
         return None
     with suppress(OSError):
         status = volume.directory.lstat()
         if status.st_ino == _ROOT_INODE and status.st_dev in _devices(volume.image):
             return _mounted(volume)
     return None
+
+
+def is_there(image: Path) -> bool:
+    """False, too, where we may not look."""
+    try:
+        return image.exists()
+    except OSError:
+        return False
 
 
 def unmount(volume: Volume) -> str:
@@ -144,7 +152,9 @@ def _format(path: Path, size: int, owner: os.stat_result) -> str:
     finally:
         os.close(fd)
     journal = ["-J", "size=16"] if size >= _JOURNAL_FROM else []
-    extended = f"root_owner={owner.st_uid}:{owner.st_gid},lazy_itable_init=1,nodiscard"
+    # Nothing is zeroed: what was never written of a file is zeros.
+    lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+    extended = f"root_owner={owner.st_uid}:{owner.st_gid},{lazy}"
     # An inode for every 8 KiB: projects are made of small files. None of it is root's reserve.
     layout = ["-b", str(_BLOCK), "-i", "8192", "-m", "0", *journal, "-E", extended]
     return run("mkfs.ext4", "-q", "-F", *layout, str(path)).error

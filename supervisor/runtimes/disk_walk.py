@@ -45,12 +45,22 @@ class _Level:
 class Walk:
     """One pass. `step` and `close` block, and may be called from any thread."""
 
-    def __init__(self, directory: Path, bound: int, *, most: int = FILES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        bound: int,
+        *,
+        most_files: int = FILES,
+        most_linked: int = LINKED,
+        most_pending: int = PENDING,
+    ) -> None:
         self.bytes = 0
         self.files = 0
         self.missed = 0
         self._bound = bound
-        self._most = most
+        self._most_files = most_files
+        self._most_linked = most_linked
+        self._most_pending = most_pending
         self._directory = directory
         self._levels: list[_Level] = []
         self._listing: Iterator[os.DirEntry[str]] | None = None
@@ -90,7 +100,11 @@ class Walk:
         return "uncountable" if self._is_uncountable() else "within"
 
     def _is_uncountable(self) -> bool:
-        return self.files > self._most or len(self._linked) > LINKED or self._pending > PENDING
+        return (
+            self.files > self._most_files
+            or len(self._linked) > self._most_linked
+            or self._pending > self._most_pending
+        )
 
     def _end(self) -> None:
         self._done = True

@@ -16,7 +16,7 @@ from pathlib import Path
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import ProjectId
 from supervisor.policy.places import ProjectPaths
-from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Identity, Launch
+from supervisor.ports.runtime import MARKER_VARIABLE, Command, Exit, Identity, Launch
 from supervisor.runtimes import stdio
 from supervisor.runtimes.pidfd import exit_of_child, exit_of_status, exit_of_stranger
 from supervisor.runtimes.processes import (
@@ -82,6 +82,14 @@ class HostProcess:
 
     async def unpause(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def usage(self) -> None:
+        """Nothing counts it apart from others."""
+        return
+
+    def exec_line(self, command: Command) -> None:  # noqa: ARG002
+        """It has no container."""
+        return
 
     def release(self) -> None:
         """Stop watching and leave it running: a successor will adopt it. Idempotent."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import select
 import struct
 
 from supervisor.ports.runtime import Exit
@@ -43,3 +44,12 @@ def exit_of_status(status: int) -> Exit:
     if os.WIFSIGNALED(status):
         return Exit(signal=os.WTERMSIG(status))
     return Exit(code=os.WEXITSTATUS(status))
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether that process has; also for -1, which stands for one that had before."""
+    if pidfd < 0:
+        return True
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))

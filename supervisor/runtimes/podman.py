@@ -23,8 +23,17 @@ from supervisor.ids import ProjectId
 from supervisor.logs import get_logger
 from supervisor.policy.places import ProjectPaths
 from supervisor.ports.model_access import ModelAccess, Reached
-from supervisor.ports.runtime import Confinement, Exit, Identity, Launch, Usage
+from supervisor.ports.runtime import (
+    Command,
+    Confinement,
+    ExecLine,
+    Exit,
+    Identity,
+    Launch,
+    Usage,
+)
 from supervisor.runtimes import stdio
+from supervisor.runtimes.pidfd import has_ended
 from supervisor.runtimes.podman_child import PATIENCE
 from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.podman_exit import exit_of
@@ -48,8 +57,11 @@ _DEATH_SECONDS: Final = 5.0
 class PodmanProcess:
     """Implements `ports.runtime.Process`. Made by `PodmanRuntime` only, in a running loop."""
 
-    def __init__(self, podman: Podman, started: Started, files: Path) -> None:
+    def __init__(
+        self, podman: Podman, started: Started, files: Path, removed: Callable[[], None]
+    ) -> None:
         self._podman = podman
+        self._removed = removed
         self._identity = started.identity
         self._files = files
         self._cgroup = started.cgroup
@@ -117,6 +129,10 @@ class PodmanProcess:
         if self._cgroup is not None and self._cgroup.frozen():
             await self._attempt("unpause")
 
+    def exec_line(self, command: Command) -> ExecLine:
+        """By `podman exec`, which runs it as the container's own user."""
+        return self._podman.exec_line(self._identity.container, command)
+
     def release(self) -> None:
         """Stop watching and leave it running: a successor will adopt it. Idempotent."""
         self._released = True
@@ -154,6 +170,7 @@ class PodmanProcess:
             log.warning("container_left", container=container, error=error.message)
             return
         shutil.rmtree(self._files, ignore_errors=True)
+        self._removed()
 
     def _oom_kills(self) -> int | None:
         return self._cgroup.oom_kills() if self._cgroup else None
@@ -188,7 +205,8 @@ class PodmanProcess:
 class PodmanRuntime:
     """Implements `ports.runtime.Runtime` with podman.
 
-    `settings_for` decides about one container, in a thread. `run_dir` is ours alone; each container
+    `settings_for` decides about one container, and `removed` is told the marker of one that is
+    gone, both in a thread. `run_dir` is ours alone; each container
     has a directory in it, and so has podman's service. `environment` is all that podman gets of
     ours. At most 2 x cores starts at once is the caller's business.
     """
@@ -204,11 +222,13 @@ class PodmanRuntime:
         *,
         paths: Callable[[ProjectId, Path], ProjectPaths] = lambda _, host: ProjectPaths(host, host),
         access: ModelAccess | None = None,
+        removed: Callable[[str], None] = lambda _: None,
         program: str = "podman",
         patience: float = PATIENCE,
     ) -> None:
         self.paths = paths
         self._access = access
+        self._removed = removed
         self._settings_for = settings_for
         self._run_dir = run_dir
         self._podman = Podman(
@@ -232,7 +252,7 @@ class PodmanRuntime:
         except BaseException:
             await asyncio.shield(asyncio.to_thread(self._end, launch.marker, started))
             raise
-        return PodmanProcess(self._podman, started, self._files(launch.marker))
+        return self._process(launch, started)
 
     async def adopt(self, launch: Launch, identity: Identity) -> PodmanProcess | None:
         """None also for a reused pid, another boot, or a container without the marker."""
@@ -244,20 +264,28 @@ class PodmanRuntime:
         except SupervisorError as error:
             # Its turns fail for want of a model, and say so; the link goes on trying.
             log.warning("model_unreachable", marker=launch.marker, error=error.message)
-        return PodmanProcess(self._podman, started, self._files(launch.marker))
+        return self._process(launch, started)
+
+    def _process(self, launch: Launch, started: Started) -> PodmanProcess:
+        files, removed = self._files(launch.marker), partial(self._removed, launch.marker)
+        return PodmanProcess(self._podman, started, files, removed)
 
     async def _let_reach(self, launch: Launch, started: Started) -> None:
         """Give it the model, unless it has ended already: its end is told by its exit."""
-        if self._access is not None and started.pidfd >= 0:
-            await self._access.open(
-                Reached(
-                    project=launch.project,
-                    generation=launch.generation,
-                    marker=launch.marker,
-                    pid=started.identity.pid,
-                    start_ticks=started.identity.start_ticks,
-                )
-            )
+        if self._access is None or has_ended(started.pidfd):
+            return
+        reached = Reached(
+            project=launch.project,
+            generation=launch.generation,
+            marker=launch.marker,
+            pid=started.identity.pid,
+            start_ticks=started.identity.start_ticks,
+        )
+        try:
+            await self._access.open(reached)
+        except SupervisorError:
+            if not has_ended(started.pidfd):
+                raise
 
     async def markers(self, prefix: str) -> set[str]:
         """Of containers in whatever state, and of starts under way."""
@@ -270,7 +298,7 @@ class PodmanRuntime:
             raise ValueError("an empty marker is nobody's")
         if self._access is not None:
             await self._access.close(marker)
-        ended = await asyncio.to_thread(clear, self._podman, marker, self._run_dir)
+        ended = await asyncio.to_thread(self._clear, marker)
         return ended + await asyncio.to_thread(Reaper(marker).run)
 
     def close(self) -> None:
@@ -281,7 +309,12 @@ class PodmanRuntime:
         return self._run_dir / container_name(marker)
 
     def _start(self, launch: Launch, unwanted: threading.Event) -> Started:
-        started = start_container(self._podman, self._settings_for(launch), launch, self._run_dir)
+        settings = self._settings_for(launch)
+        try:
+            started = start_container(self._podman, settings, launch, self._run_dir)
+        except BaseException:
+            self._removed(launch.marker)
+            raise
         if unwanted.is_set():
             # Here, if it can be: the loop may be closing.
             self._end(launch.marker, started)
@@ -298,7 +331,12 @@ class PodmanRuntime:
     def _end(self, marker: str, started: Started) -> None:
         with contextlib.suppress(OSError):
             os.close(started.pidfd)
-        clear(self._podman, marker, self._run_dir)
+        self._clear(marker)
+
+    def _clear(self, marker: str) -> int:
+        ended = clear(self._podman, marker, self._run_dir)
+        self._removed(marker)
+        return ended
 
     def _find(self, launch: Launch, identity: Identity) -> Started | None:
         if identity.pid <= 1 or not identity.start_ticks or identity.boot_id != boot_id():

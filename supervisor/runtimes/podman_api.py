@@ -13,10 +13,8 @@ Blocking, for any number of threads. A connection a call: one that is kept outli
 import json
 import time
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
-from http.client import HTTPException
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -36,17 +34,11 @@ from supervisor.runtimes.podman_records import (
 )
 from supervisor.runtimes.podman_service import PodmanService
 
-if TYPE_CHECKING:
-    from podman.api.client import APIResponse
-
 T = TypeVar("T")
 
 _REFUSED: Final = 400
 _NOT_FOUND: Final = 404
 _FAILED: Final = 500
-_IS_PODMAN: Final = "Libpod-Api-Version"
-_ANSWER_BYTES: Final = 64 << 20
-_PIECE_BYTES: Final = 64 << 10
 _SAID: Final = 600
 """Characters of podman's words in an error."""
 
@@ -124,7 +116,7 @@ class PodmanApi:
         began = time.monotonic()
         try:
             status, said = self._exchanged(verb, path, params)
-        except (OSError, HTTPException) as error:
+        except OSError as error:
             if time.monotonic() - began >= self._service.patience:
                 self._service.kill()
                 raise no_answer(self._service.program, self._service.patience) from error
@@ -138,7 +130,7 @@ class PodmanApi:
     def _asked_again(self, verb: str, path: str, params: dict[str, str]) -> tuple[int, bytes]:
         try:
             return self._exchanged(verb, path, params)
-        except (OSError, HTTPException) as error:
+        except OSError as error:
             self._service.kill()
             raise SupervisorError(
                 ErrorCode.AGENT_START_FAILED,
@@ -147,39 +139,18 @@ class PodmanApi:
             ) from error
 
     def _exchanged(self, verb: str, path: str, params: dict[str, str]) -> tuple[int, bytes]:
-        # 0.1 s, and more the first time ever: not for those who use no podman.
-        from podman import PodmanClient
+        # Not for those who use no podman: it is slow to import.
+        from supervisor.runtimes import podman_client
 
-        patience = self._service.patience
-        with (
-            self._service.address() as address,
-            PodmanClient(base_url=f"unix://{address}", timeout=patience) as client,
-        ):
-            ask = client.api.get if verb == "GET" else client.api.delete
-            with closing(ask(path, params=params, stream=True)) as response:
-                if _IS_PODMAN not in response.headers:
-                    self._service.kill()
-                    raise SupervisorError(
-                        ErrorCode.AGENT_START_FAILED,
-                        "what answers for podman's service is not podman",
-                    )
-                return response.status_code, _body(response, time.monotonic() + patience)
-
-
-def _body(response: "APIResponse", deadline: float) -> bytes:
-    """Raises OSError for one that does not end, in time or in bytes."""
-    from urllib3.exceptions import HTTPError
-
-    body = bytearray()
-    try:
-        # What is there, piece by piece: a larger read would wait for its last byte.
-        while piece := response.raw.read1(_PIECE_BYTES, decode_content=True):
-            body += piece
-            if len(body) > _ANSWER_BYTES or time.monotonic() > deadline:
-                raise OSError("it has no end")
-    except HTTPError as error:
-        raise OSError(str(error)) from error
-    return bytes(body)
+        try:
+            with self._service.address() as address:
+                patience = self._service.patience
+                return podman_client.exchanged(address, patience, verb, path, params)
+        except podman_client.NotPodmanError:
+            self._service.kill()
+            raise SupervisorError(
+                ErrorCode.AGENT_START_FAILED, "what answers for podman's service is not podman"
+            ) from None
 
 
 def _without_complaint(status: int, said: bytes) -> bytes:

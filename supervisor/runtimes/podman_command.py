@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from supervisor.errors import ErrorCode, SupervisorError
-from supervisor.ports.runtime import MARKER_VARIABLE
+from supervisor.ports.runtime import MARKER_VARIABLE, Command, ExecLine
 from supervisor.runtimes.podman_api import PodmanApi
 from supervisor.runtimes.podman_child import PATIENCE, end, last_words, no_answer, read, spawn
 from supervisor.runtimes.podman_records import Container, Event, Image, State, decoded
@@ -22,8 +22,11 @@ from supervisor.runtimes.podman_service import PodmanService
 
 _ASKED_FOR: Final = (
     '{"oci":{{json .Host.OCIRuntime.Path}},"rootless":{{json .Host.Security.Rootless}},'
-    '"cgroups":{{json .Host.CgroupsVersion}},"version":{{json .Version.Version}}}'
+    '"cgroups":{{json .Host.CgroupsVersion}},"version":{{json .Version.Version}},'
+    '"seccomp":{{json .Host.Security.SECCOMPProfilePath}}}'
 )
+_WHERE_PODMAN_LOOKS: Final = ("CONTAINERS_", "XDG_")
+"""How variables begin that say which configuration and which containers are podman's."""
 
 
 class Sort(msgspec.Struct, frozen=True):
@@ -35,6 +38,8 @@ class Sort(msgspec.Struct, frozen=True):
     cgroups: str
     """`v1` or `v2`; v1 is also what a hybrid says."""
     version: str
+    seccomp: str
+    """The profile containers get; "" without any filter."""
 
 
 class Podman:
@@ -93,6 +98,21 @@ class Podman:
         if self._sort is None:
             self._sort = decoded(self.ask("info", "--format", _ASKED_FOR), Sort)
         return self._sort
+
+    def exec_line(self, container: str, command: Command) -> ExecLine:
+        """What runs `command` in the container, on the terminal of whoever runs the line."""
+        terminal = ["--tty", "--env", f"TERM={command.terminal}"] if command.terminal else []
+        return ExecLine(
+            argv=[
+                *(self.program, "exec", "--interactive", *terminal),
+                *("--workdir", str(command.directory), container, *command.argv),
+            ],
+            environment={
+                name: value
+                for name, value in self._environment.items()
+                if name.startswith(_WHERE_PODMAN_LOOKS)
+            },
+        )
 
     # -- by the API
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import psutil
 
 from supervisor.errors import ErrorCode, SupervisorError
@@ -24,7 +25,8 @@ from supervisor.runtimes.podman_child import last_words
 from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.podman_records import Container
 from supervisor.runtimes.processes import PROC, boot_id, carries_marker, start_ticks
-from supervisor.runtimes.spec import ContainerSettings, container_name, run_argv
+from supervisor.runtimes.seccomp import tightened_file
+from supervisor.runtimes.spec import ContainerSettings, check, container_name, run_argv
 
 log = get_logger()
 
@@ -42,6 +44,8 @@ _TAKEN: Final = "is already in use"
 _HINTS: Final = (
     ("image not known", "Build the image (images/agent/build), or name one that is there."),
     (_TAKEN, "Remove or rename the container of that name."),
+    ("set memory limit", "Raise the limit memory_bytes: not even the container's init fits."),
+    ("CPU", "Set the limit cpus to what this machine has."),
     ("rlimit", "Name a containers.conf with limits this machine grants in CONTAINERS_CONF."),
     ("cgroup", "See whether this machine's cgroups grant the limits; try the other OCI runtime."),
 )
@@ -61,18 +65,21 @@ def start_container(
 ) -> Started:
     """Start it; nothing half made stays. Raises what `Runtime.start` raises."""
     files = run_dir / container_name(launch.marker)
+    check(settings, launch)
+    if profile := podman.sort().seccomp:
+        settings = msgspec.structs.replace(settings, seccomp=files / "seccomp.json")
     argv = run_argv(settings, launch, files)
     try:
         with sources.held(settings, launch) as expected, stdio.opened(launch) as descriptors:
             try:
-                _make(files, launch.marker)
+                _make(files, launch.marker, profile)
                 try:
                     _run(podman, argv, descriptors, files, launch)
                 except _NameTakenError:
                     # By one of ours from a former life, of a store that was restored, say; nobody
                     # else's is cleared, and then it is refused again.
                     clear(podman, launch.marker, run_dir)
-                    _make(files, launch.marker)
+                    _make(files, launch.marker, profile)
                     _run(podman, argv, descriptors, files, launch)
                 started = _found(files)
                 _check(started, expected)
@@ -86,10 +93,12 @@ def start_container(
         ) from error
 
 
-def _make(files: Path, marker: str) -> None:
+def _make(files: Path, marker: str, profile: str) -> None:
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir(mode=0o700, parents=True)
     (files / _MARKER).write_text(marker)
+    if profile:
+        (files / "seccomp.json").write_bytes(tightened_file(Path(profile)))
 
 
 def _clear_failed(podman: Podman, marker: str, run_dir: Path) -> None:

@@ -78,6 +78,8 @@ class ContainerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The supervisor's: no project or mount may hold it or be in it, codex_home excepted."""
     requirements: Path | None = None
     config: Path | None = None
+    seccomp: Path | None = None
+    """None: podman's own, where it filters system calls at all."""
     limits: Limits = Limits()
     extra_mounts: Sequence[ExtraMount] = ()
     mount_point: Path | None = None
@@ -136,6 +138,7 @@ def _hardening(settings: ContainerSettings) -> list[str]:
         *("--network", "none", "--no-hosts", "--http-proxy=false"),
         *("--user", f"{settings.uid}:{settings.gid}"),
         *("--cap-drop=all", "--security-opt=no-new-privileges"),
+        *([f"--security-opt=seccomp={settings.seccomp}"] if settings.seccomp else []),
         *("--read-only", "--read-only-tmpfs=false"),
         # An image's volumes would be writable, and bounded by nothing.
         *("--image-volume", "ignore", "--no-healthcheck", "--systemd=false"),

@@ -35,9 +35,11 @@ async def project(running: Rig) -> AsyncIterator[Talk]:
         yield made
 
 
-def conmon_of(rig: Rig, container: str) -> psutil.Process:
+def conmon_of(container: str) -> psutil.Process:
     (found,) = (
-        p for p in rig.processes() if p.name() == "conmon" and container in " ".join(p.cmdline())
+        process
+        for process in psutil.process_iter()
+        if process.name() == "conmon" and container in process.cmdline()
     )
     return found
 
@@ -126,7 +128,7 @@ async def test_killed_conmon_costs_nothing(running: Rig, project: Talk) -> None:
     turn = await project.send(thread, "mock:text n=60 delay=0.03")
     await project.told("item/agentMessage/delta", turnId=turn)
     status = await project.call("projectStatus")
-    await killed(conmon_of(running, status["confinement"]["container"]))
+    await killed(conmon_of(status["confinement"]["container"]))
     assert await project.ended(turn) == "completed"
     oracle.check_text(project.reader, turn, 60, 7, unicode=False)
     running.kill()

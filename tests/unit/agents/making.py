@@ -52,6 +52,7 @@ def shared(root: Path, store: MemoryStore, clock: FakeClock, **settings: Any) ->
         settings=told,
         store=store,
         runtime=cast("Runtime", _NoRuntime()),
+        disk=None,
         watcher=cast("Watcher", None),
         clock=clock,
         rng=seeded(1),

@@ -101,6 +101,17 @@ def test_a_turn_ends_with_what_codex_said_of_it() -> None:
     assert made.batch.turns["t", "u"].state == "failed"
 
 
+@pytest.mark.parametrize("error", [{"message": "no", "codexErrorInfo": "other"}, None])
+def test_a_turn_that_failed_has_ended_and_its_error_is_kept(error: object) -> None:
+    made = projection()
+    ended = {"id": "u", "status": "failed", "error": error}
+    fold(made, STARTED, line("turn/completed", threadId="t", turn=ended))
+    turn = made.batch.turns["t", "u"]
+    assert turn.state == "failed"
+    assert (None if turn.error is None else json.loads(turn.error)) == error
+    assert made.memory.turns == {}
+
+
 def test_the_one_who_asked_is_answerable_whichever_line_comes_first() -> None:
     command = item("started", "commandExecution", "c", command="ls", cwd="/p")
     for order in ((started("r", "u"), STARTED), (STARTED, started("r", "u"))):

@@ -216,6 +216,15 @@ def test_trust_given_and_taken_back_are_two_kinds() -> None:
     assert record.project_restarted(WHO).kind is Kind.PROJECT_RESTARTED
 
 
+def test_a_command_in_the_container_is_one_thing_with_two_records() -> None:
+    begun = record.exec_begun(WHO, "run-1", "ls 'a b'", "/srv", tty=True)
+    ended = record.exec_ended(WHO, "run-1", 137, 12)
+    assert (begun.kind, begun.phase) == ("container.exec", "intent")
+    assert (ended.kind, ended.phase) == ("container.exec", "outcome")
+    assert detail(begun) == {"exec_id": "run-1", "command": "ls 'a b'", "cwd": "/srv", "tty": True}
+    assert detail(ended) == {"exec_id": "run-1", "exit_code": 137, "duration_ms": 12}
+
+
 def test_an_end_we_made_up_says_so() -> None:
     made = record.turn_ended(WHO, "interrupted", synthesised=True)
     assert detail(made) == {"state": "interrupted", "synthesised": True}

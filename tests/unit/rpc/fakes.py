@@ -10,7 +10,8 @@ from supervisor.audit.chain import GENESIS
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import Cursor, Generation, ProjectId
 from supervisor.policy.access import Principal
-from supervisor.ports.agent import Acted, Agent, ProjectStatus, Subscription
+from supervisor.ports.agent import Acted, Agent, Begun, ProjectStatus, Subscription
+from supervisor.ports.runtime import Command, ExecLine
 from supervisor.ports.store import AuditRow, ServerRequestRow
 from supervisor.rpc.dispatch import Dispatcher
 from supervisor.rpc.methods import HostFacts
@@ -113,6 +114,8 @@ class FakeAgent:
         self.acted: list[tuple[str, dict[str, object], str | None]] = []
         self.answered: list[tuple[str, object]] = []
         self.subscribed: list[tuple[str | None, Cursor | None]] = []
+        self.begun: list[tuple[Principal, Command]] = []
+        self.ended: list[tuple[str, int, int]] = []
         self.waited_ready = 0
         self.requests: list[ServerRequestRow] = []
         self.records: list[AuditRow] = []
@@ -204,6 +207,17 @@ class FakeAgent:
 
     def audit_end(self) -> tuple[int, str]:
         return self.end
+
+    async def begin_exec(self, principal: Principal, command: Command) -> Begun:
+        self.begun.append((principal, command))
+        await self._held()
+        line = ExecLine(argv=["podman", "exec", *command.argv], environment={"A": "b"})
+        return Begun(exec_id=f"run-{len(self.begun)}", line=line)
+
+    async def end_exec(
+        self, principal: Principal, exec_id: str, exit_code: int, duration_ms: int
+    ) -> None:
+        self.ended.append((exec_id, exit_code, duration_ms))
 
     async def log_tail(self, limit_bytes: int) -> str:
         return "the end"[-limit_bytes:]
