@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +32,21 @@ IMAGE = "localhost/codex-supervisor-agent:slim"
 OWNER = 23456
 """The uid and gid of the agent: nobody's on this machine."""
 CATATONIT = Path("/usr/bin/catatonit")
+NO_NAMESPACES = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [
+        {"names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+        {
+            "names": ["clone"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": 1,
+            "args": [
+                {"index": 0, "value": 1 << 28, "valueTwo": 1 << 28, "op": "SCMP_CMP_MASKED_EQ"}
+            ],
+        },
+    ],
+}
 LIMITS = Limits(memory_bytes=256 << 20, tmp_bytes=32 << 20)
 
 
@@ -158,3 +175,15 @@ def named(marker: str) -> dict[psutil.Process, str]:
             process = psutil.Process(pid)
             found[process] = process.name()
     return found
+
+
+def without_namespaces(directory: Path, variables: Mapping[str, str]) -> Path:
+    """A containers.conf like that of `variables`, whose containers make no user namespace."""
+    profile = directory / "seccomp.json"
+    profile.write_text(json.dumps(NO_NAMESPACES))
+    told = variables.get("CONTAINERS_CONF")
+    text = Path(told).read_text() if told else "[containers]\n"
+    line = f'[containers]\nseccomp_profile = "{profile}"\n'
+    conf = directory / "strict.conf"
+    conf.write_text(re.sub(r"^\[containers\]\n", line, text, count=1, flags=re.MULTILINE))
+    return conf

@@ -31,7 +31,7 @@ from supervisor.runtimes.spec import CODEX_BINARY
 from supervisor.settings import Settings
 from supervisor.testing.codex_config import MODEL
 from supervisor.testing.model import ScriptedModel
-from tests.containers import OWNER, Boxes
+from tests.containers import OWNER, Boxes, without_namespaces
 from tests.contract.scripted import DEADLINE, Scripts, soon
 
 pytestmark = pytest.mark.codex
@@ -53,21 +53,6 @@ command = "touch"
 args = ["/codex/mcp-ran"]
 """
 # No user namespace for anybody inside, as docker's own profile has it.
-NO_NAMESPACES = {
-    "defaultAction": "SCMP_ACT_ALLOW",
-    "syscalls": [
-        {"names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
-        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
-        {
-            "names": ["clone"],
-            "action": "SCMP_ACT_ERRNO",
-            "errnoRet": 1,
-            "args": [
-                {"index": 0, "value": 1 << 28, "valueTwo": 1 << 28, "op": "SCMP_CMP_MASKED_EQ"}
-            ],
-        },
-    ],
-}
 UNSEEN = "could not connect|Couldn't connect|Failed to connect"
 
 
@@ -177,13 +162,7 @@ class Codexes:
 
     def without_namespaces(self) -> None:
         """Containers started from here on let nobody make a user namespace."""
-        profile = self._root / "seccomp.json"
-        profile.write_text(json.dumps(NO_NAMESPACES))
-        told = self.boxes.variables.get("CONTAINERS_CONF")
-        text = Path(told).read_text() if told else "[containers]\n"
-        line = f'[containers]\nseccomp_profile = "{profile}"\n'
-        conf = self._root / "strict.conf"
-        conf.write_text(re.sub(r"^\[containers\]\n", line, text, count=1, flags=re.MULTILINE))
+        conf = without_namespaces(self._root, self.boxes.variables)
         self.boxes.variables = {**self.boxes.variables, "CONTAINERS_CONF": str(conf)}
 
 
