@@ -71,6 +71,15 @@ def _home_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         yield home
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No container, mount, socket, namespace, control group or process, after the last test."""
+    from tests.leftovers import nothing_left  # which needs this module
+
+    with nothing_left(tmp_path_factory.getbasetemp()):
+        yield
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End what tests left running, and fail the run for it."""
     left = _left_behind(os.environ[SESSION], _temporary(session.config))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from supervisor.runtimes.copies import codex_copy
 from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.spec import CODEX_BINARY
 from supervisor.runtimes.stdio import opened
+from tests.conftest import require
 from tests.containers import IMAGE, OWNER, Boxes
 from tests.contract.scripted import DEADLINE, Scripts, said
 from tests.e2e.escape.ground import METADATA, SOMEBODY, SOMEBODY6, Ground, Results
@@ -109,6 +111,7 @@ class Asker:
 @contextmanager
 def _world(ground: Ground) -> Iterator[str]:
     """A network that answers, in the host's stead; how podman is told of it."""
+    require(shutil.which("ip") and shutil.which("unshare"), "iproute2 and util-linux")
     addresses = [METADATA, SOMEBODY, SOMEBODY6, "198.51.100.1"]
     addresses += [*ground.addresses, *ground.facts({})["gateways"]]
     told = {
