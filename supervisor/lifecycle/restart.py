@@ -158,7 +158,7 @@ class Quarantine:
 
 
 _REASONS = {
-    ExitKind.BAD_CONFIG: "codex refuses its configuration",
+    ExitKind.BAD_CONFIG: "its configuration is refused",
     ExitKind.AUTH: "codex has no valid login",
     ExitKind.QUOTA: "the account's quota is used up",
     ExitKind.CODEX_MISSING: "the codex binary is missing",
