@@ -52,6 +52,7 @@ from supervisor.runtimes.containing import COMMAND, ENVIRONMENT, Containing
 from supervisor.runtimes.disk import DiskBounds
 from supervisor.runtimes.host import HostRuntime
 from supervisor.runtimes.podman import PodmanRuntime
+from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.podman_environment import podman_environment
 from supervisor.runtimes.processes import boot_id
 from supervisor.settings import Settings, environment
@@ -245,12 +246,14 @@ async def _ground(
         return state_dir.project_dir(project) / "codex-home"
 
     disk = DiskBounds(settings.disk, state_dir.project_dir, home, SystemClock())
-    containing = Containing(settings, lambda: codex_binary(settings.codex_bin), disk)
     link = ProxyLink(
         settings.proxy, settings.state_dir / "proxy", environment(), rng=system_random()
     )
     root = settings.state_dir / "podman"
     variables = await asyncio.to_thread(podman_environment, settings, environment(), root)
+    told = settings.podman
+    asked = Podman(variables, program=told.program, patience=told.patience_seconds)
+    containing = Containing(settings, lambda: codex_binary(settings.codex_bin), disk, asked)
     podman = PodmanRuntime(
         containing.settings_for,
         root / "run",
@@ -258,8 +261,8 @@ async def _ground(
         paths=containing.paths,
         access=await stack.enter_async_context(link),
         removed=disk.release_of,
-        program=settings.podman.program,
-        patience=settings.podman.patience_seconds,
+        program=told.program,
+        patience=told.patience_seconds,
     )
     stack.push_async_callback(asyncio.to_thread, podman.close)
     return Ground(podman, disk, link)

@@ -9,6 +9,7 @@ STDERR_SHOWN = 1000
 """Characters of stderr in an exit's detail."""
 _KNOWN_KINDS = {
     ErrorCode.AGENT_START_FAILED: ExitKind.START_FAILED,
+    ErrorCode.MODEL_UNREACHABLE: ExitKind.START_FAILED,
     ErrorCode.CODEX_MISSING: ExitKind.CODEX_MISSING,
     ErrorCode.CODEX_VERSION: ExitKind.CODEX_VERSION,
     # What a container cannot be made of: no restart mends it.

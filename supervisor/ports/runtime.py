@@ -45,7 +45,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """The full id of the container whose init the pid is; "" without one."""
 
 
-class Confinement(msgspec.Struct, frozen=True, kw_only=True):
+class Confinement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What stands around a contained app-server."""
 
     container: str

@@ -16,8 +16,19 @@ from supervisor.runtimes.processes import PROC
 ROOT: Final = Path("/sys/fs/cgroup")
 _ALL: Final = ""
 """The controller of version 2: its one hierarchy has them all."""
+_CFS: Final = ("quota", "period")
 _UNLIMITED: Final = 1 << 60
 """Version 1 says no limit by the largest multiple of a page."""
+
+
+class InForce(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits that a cgroup has. None: there is none, or this kernel has no such thing."""
+
+    memory_bytes: int | None = None
+    swap_bytes: int | None = None
+    """Beyond the memory."""
+    pids: int | None = None
+    cpus: float | None = None
 
 
 class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +43,32 @@ class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
             return self._usage_v1() if self.version == 1 else self._usage_v2()
         except OSError:
             return None
+
+    def in_force(self) -> InForce:
+        """Its own limits; what is above it may have narrower ones."""
+        if self.version == 1:
+            memory = self._told("memory", "memory.limit_in_bytes")
+            both = self._told("memory", "memory.memsw.limit_in_bytes")
+            quota, period = (self._told("cpu", f"cpu.cfs_{name}_us") for name in _CFS)
+            swap = None if both is None or memory is None else both - memory
+        else:
+            memory = self._told("memory", "memory.max")
+            swap = self._told("memory", "memory.swap.max")
+            quota, period = (self._told("cpu", "cpu.max", column) for column in (0, 1))
+        return InForce(
+            memory_bytes=memory,
+            swap_bytes=swap,
+            pids=self._told("pids", "pids.max"),
+            cpus=quota / period if quota is not None and quota > 0 and period else None,
+        )
+
+    def _told(self, controller: str, name: str, column: int = 0) -> int | None:
+        """None also for a file that is not there: its controller was not delegated."""
+        try:
+            said = self._file(controller, name).read_text().split()[column]
+        except (OSError, IndexError):
+            return None
+        return None if said == "max" or int(said) >= _UNLIMITED else int(said)
 
     def oom_kills(self) -> int | None:
         """How many of its processes the kernel has killed for want of memory."""

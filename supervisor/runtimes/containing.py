@@ -6,6 +6,7 @@ pinned configuration, and the project's CODEX_HOME. Blocking.
 
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,9 +19,11 @@ from supervisor.ids import ProjectId
 from supervisor.policy.pinned import config_toml, requirements_toml
 from supervisor.policy.places import ProjectPaths
 from supervisor.ports.runtime import Launch
+from supervisor.runtimes import rootless
 from supervisor.runtimes.codex_home import make_home, make_way
 from supervisor.runtimes.copies import codex_copy, init_copy
 from supervisor.runtimes.disk import DiskBounds
+from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.spec import (
     CODEX_BINARY,
     ContainerSettings,
@@ -46,8 +49,11 @@ class Containing:
         settings: Settings,
         codex: Callable[[], Path],
         disk: DiskBounds,
+        podman: Podman | None = None,
     ) -> None:
+        """Without root, `podman` gives the copies to another uid than the agent's."""
         self._settings = settings
+        self._podman = podman
         self._codex = codex
         self._disk = disk
         self._root = settings.state_dir / "podman"
@@ -91,10 +97,15 @@ class Containing:
                 for m in podman.extra_mounts
             ),
             mount_point=None if paths.inside == paths.host else paths.inside,
+            userns=rootless.KEEP_ID if rootless.is_rootless() else "",
+            require_limits=podman.require_limits,
         )
 
     def _owner(self, directory: Path) -> tuple[int, int]:
-        """Whose uid the agent runs as: the settings', else the project's owner's; never root."""
+        """Whose uid the agent runs as: the settings', else the project's owner's; never root.
+
+        Without root it is ours: podman maps no other.
+        """
         podman = self._settings.podman
         try:
             status = directory.stat(follow_symlinks=False)
@@ -102,6 +113,12 @@ class Containing:
             raise SupervisorError(
                 ErrorCode.AGENT_START_FAILED, f"there is no directory {directory}: {error.strerror}"
             ) from error
+        if stat.S_ISLNK(status.st_mode):
+            raise SupervisorError(
+                ErrorCode.PROJECT_PATH_REFUSED, f"{directory} is a symlink, and was none before"
+            )
+        if rootless.is_rootless():
+            return os.geteuid(), os.getegid()
         uid = podman.uid or status.st_uid
         if uid == 0:
             raise SupervisorError(
@@ -117,11 +134,12 @@ class Containing:
             if self._copied is None:
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 root = self._root / "copies"
+                codex = self._codex().resolve()
                 init = init_binary(self._settings.podman.init_bin)
-                self._copied = (
-                    codex_copy(self._codex().resolve(), root),
-                    init_copy(init, root),
-                )
+                if self._podman is not None and rootless.is_rootless():
+                    self._copied = rootless.copies(self._podman, codex, init, root)
+                else:
+                    self._copied = codex_copy(codex, root), init_copy(init, root)
             return self._copied
 
     def _pinned(self, name: str, written: Callable[..., str], launch: Launch) -> Path:

@@ -44,6 +44,7 @@ from supervisor.runtimes.podman_start import (
     left,
     open_init,
     start_container,
+    surveyed,
 )
 from supervisor.runtimes.processes import Reaper, boot_id, markers
 from supervisor.runtimes.spec import ContainerSettings, container_name
@@ -66,6 +67,7 @@ class PodmanProcess:
         self._files = files
         self._cgroup = started.cgroup
         self._pidfd = started.pidfd
+        self._confinement = started.confinement
         self._killing = False
         self._oom_seen = self._oom_kills() or 0
         """Commands that ran out of memory at the last look: none of them was the app-server."""
@@ -83,13 +85,8 @@ class PodmanProcess:
 
     @property
     def confinement(self) -> Confinement:
-        """As of the start."""
-        return Confinement(
-            container=self._identity.container,
-            limits_hold=True,
-            stdio_out_of_reach=True,
-            doubts=(),
-        )
+        """As it was found at the start, or at the adoption."""
+        return self._confinement
 
     async def wait(self) -> Exit:
         """The init passes the app-server's exit on; code 128+n is taken for signal n."""
@@ -355,7 +352,7 @@ class PodmanRuntime:
             os.close(pidfd)
             return None
         same = msgspec.structs.replace(identity, container=container)
-        return Started(same, cgroup, pidfd)
+        return surveyed(self._podman, same, cgroup, pidfd, self._files(launch.marker))
 
     def _container(self, marker: str) -> str | None:
         """The full id: as podman left it with us at the start, else as podman says now."""

@@ -23,6 +23,7 @@ from supervisor.runtimes.podman_service import PodmanService
 _ASKED_FOR: Final = (
     '{"oci":{{json .Host.OCIRuntime.Path}},"rootless":{{json .Host.Security.Rootless}},'
     '"cgroups":{{json .Host.CgroupsVersion}},"version":{{json .Version.Version}},'
+    '"controllers":{{json .Host.CgroupControllers}},'
     '"seccomp":{{json .Host.Security.SECCOMPProfilePath}}}'
 )
 _WHERE_PODMAN_LOOKS: Final = ("CONTAINERS_", "XDG_")
@@ -38,6 +39,8 @@ class Sort(msgspec.Struct, frozen=True):
     cgroups: str
     """`v1` or `v2`; v1 is also what a hybrid says."""
     version: str
+    controllers: list[str] | None
+    """Of cgroups, that are podman's to use."""
     seccomp: str
     """The profile containers get; "" without any filter."""
 

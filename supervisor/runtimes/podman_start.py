@@ -18,15 +18,24 @@ import psutil
 
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.logs import get_logger
-from supervisor.ports.runtime import Identity, Launch
+from supervisor.ports.runtime import Confinement, Identity, Launch
 from supervisor.runtimes import sources, stdio
 from supervisor.runtimes.cgroups import Cgroup, cgroup_of
+from supervisor.runtimes.confinement import confinement, examined, require_limits, unknown
+from supervisor.runtimes.pidfd import has_ended
 from supervisor.runtimes.podman_child import last_words
 from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.podman_records import Container
 from supervisor.runtimes.processes import PROC, boot_id, carries_marker, start_ticks
 from supervisor.runtimes.seccomp import tightened_file
-from supervisor.runtimes.spec import ContainerSettings, check, container_name, run_argv
+from supervisor.runtimes.spec import (
+    CODEX_BINARY,
+    ContainerSettings,
+    Limits,
+    check,
+    container_name,
+    run_argv,
+)
 
 log = get_logger()
 
@@ -36,6 +45,8 @@ _COMPLAINT_BYTES: Final = 4096
 
 SERVICE: Final = "service"
 """In the run directory, beside those of containers: podman's API service."""
+_LIMITS: Final = "limits.json"
+"""Likewise: what was asked for, whatever the settings say by now."""
 _MARKER: Final = "marker"
 """In a container's: whose it is. A half-made container has no label to tell."""
 
@@ -58,6 +69,7 @@ class Started:
     identity: Identity
     cgroup: Cgroup | None
     pidfd: int
+    confinement: Confinement
 
 
 def start_container(
@@ -72,17 +84,17 @@ def start_container(
     try:
         with sources.held(settings, launch) as expected, stdio.opened(launch) as descriptors:
             try:
-                _make(files, launch.marker, profile)
+                _make(files, launch.marker, settings.limits, profile)
                 try:
                     _run(podman, argv, descriptors, files, launch)
                 except _NameTakenError:
                     # By one of ours from a former life, of a store that was restored, say; nobody
                     # else's is cleared, and then it is refused again.
                     clear(podman, launch.marker, run_dir)
-                    _make(files, launch.marker, profile)
+                    _make(files, launch.marker, settings.limits, profile)
                     _run(podman, argv, descriptors, files, launch)
-                started = _found(files)
-                _check(started, expected)
+                started = _found(podman, files, Path(launch.argv[0]))
+                _check(started, expected, settings)
             except BaseException:
                 _clear_failed(podman, launch.marker, run_dir)
                 raise
@@ -93,10 +105,11 @@ def start_container(
         ) from error
 
 
-def _make(files: Path, marker: str, profile: str) -> None:
+def _make(files: Path, marker: str, limits: Limits, profile: str) -> None:
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir(mode=0o700, parents=True)
     (files / _MARKER).write_text(marker)
+    (files / _LIMITS).write_bytes(msgspec.json.encode(limits))
     if profile:
         (files / "seccomp.json").write_bytes(tightened_file(Path(profile)))
 
@@ -143,17 +156,46 @@ def _refused(complaint: str) -> SupervisorError:
     return kind(ErrorCode.AGENT_START_FAILED, f"podman refused: {words}", hint=hint)
 
 
-def _found(files: Path) -> Started:
+def _found(podman: Podman, files: Path, app_server: Path) -> Started:
     container = (files / "cid").read_text().strip()
     pid = int((files / "pid").read_text())
-    boot = boot_id()
+    identity = Identity(pid=pid, start_ticks=0, boot_id=boot_id(), container=container)
     found = open_init(pid, container)
-    if found is not None:
-        pidfd, ticks, cgroup = found
-        identity = Identity(pid=pid, start_ticks=ticks, boot_id=boot, container=container)
-        return Started(identity, cgroup, pidfd)
-    identity = Identity(pid=pid, start_ticks=0, boot_id=boot, container=container)
-    return Started(identity, None, -1)
+    if found is None:
+        return Started(identity, None, -1, unknown(container))
+    pidfd, ticks, cgroup = found
+    identity = msgspec.structs.replace(identity, start_ticks=ticks)
+    return surveyed(podman, identity, cgroup, pidfd, files, app_server=app_server)
+
+
+def surveyed(
+    podman: Podman,
+    identity: Identity,
+    cgroup: Cgroup | None,
+    pidfd: int,
+    files: Path,
+    *,
+    app_server: Path = CODEX_BINARY,
+) -> Started:
+    """A container that runs, with what stands around it."""
+    try:
+        asked = msgspec.json.decode((files / _LIMITS).read_bytes(), type=Limits)
+    except (OSError, msgspec.MsgspecError):
+        asked = None
+    sort = podman.sort()
+    try:
+        facts = examined(
+            identity.container,
+            identity.pid,
+            cgroup,
+            rootless=sort.rootless,
+            cgroups=sort.cgroups,
+            asked=asked,
+            app_server=app_server,
+        )
+    except OSError:
+        return Started(identity, cgroup, pidfd, unknown(identity.container))
+    return Started(identity, cgroup, pidfd, confinement(facts))
 
 
 def open_init(pid: int, container: str) -> tuple[int, int, Cgroup | None] | None:
@@ -182,11 +224,13 @@ def _has_its_mounts(pid: int, container: str) -> bool:
         return False
 
 
-def _check(started: Started, expected: sources.Held) -> None:
+def _check(started: Started, expected: sources.Held, settings: ContainerSettings) -> None:
     if started.pidfd < 0:
         return
     try:
         sources.check_mounted(started.identity.pid, expected)
+        if settings.require_limits and not has_ended(started.pidfd):
+            require_limits(started.confinement)
     except OSError:
         return  # it has ended: nothing of it runs
     except SupervisorError:

@@ -132,6 +132,10 @@ def _replaceable(path: Path, settings: ContainerSettings) -> str:
 
 
 def _writable(path: Path, settings: ContainerSettings) -> str:
+    if settings.userns:
+        # Its user is ours. It reaches what is mounted for it and no more, and `spec.check` keeps
+        # what is ours out of that.
+        return ""
     status = path.stat()
     mode = status.st_mode
     if (

@@ -86,6 +86,10 @@ class ContainerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the project is inside; None: at its own path."""
     hostname: str = "agent"
     https_proxy: str = REFUSING_PROXY
+    userns: str = ""
+    """`keep-id` where podman runs without root: then `uid` is the supervisor's own."""
+    require_limits: bool = False
+    """Refuse to start where podman takes the limits and nothing enforces them."""
 
 
 def container_name(marker: str) -> str:
@@ -136,6 +140,7 @@ def _hardening(settings: ContainerSettings) -> list[str]:
         # Codex as PID 1 would leave zombies; podman's own init is readable, hence dumpable (D5).
         *("--init", "--init-path", str(settings.init)),
         *("--network", "none", "--no-hosts", "--http-proxy=false"),
+        *([f"--userns={settings.userns}"] if settings.userns else []),
         *("--user", f"{settings.uid}:{settings.gid}"),
         *("--cap-drop=all", "--security-opt=no-new-privileges"),
         *([f"--security-opt=seccomp={settings.seccomp}"] if settings.seccomp else []),

@@ -45,7 +45,11 @@ async def test_a_prompt_streams_waits_for_approval_and_changes_a_file(
     oracle.check_stream(running, project.project, project.reader)
     status = await project.call("projectStatus")
     assert status["runtime"] == "podman"
-    assert status["confinement"]["container"]
+    assert [status["confinement"]["container"]] == running.containers()
+    assert (status["confinement"]["limitsHold"], status["confinement"]["stdioOutOfReach"]) == (
+        True,
+        True,
+    )
     key = (running.root / "model-key").read_text().strip()
     assert {request.authorization for request in running.model.requests} == {f"Bearer {key}"}
     records = await project.audit()

@@ -27,6 +27,22 @@ def image(settings: Settings) -> Finding:
     return fail(no_image(settings), "images/agent/build makes it, or set podman.image.")
 
 
+def limits(settings: Settings) -> Finding:
+    """Whether the kernel will enforce what containers may use."""
+    from supervisor.runtimes.confinement import expected
+    from supervisor.runtimes.readiness import podman_for
+
+    with podman_for(settings, environment()) as asked:
+        sort = asked.sort()
+    doubts = expected(
+        rootless=sort.rootless, cgroups=sort.cgroups, controllers=sort.controllers or ()
+    )
+    if not doubts:
+        return ok(f"in force, by cgroups {sort.cgroups}")
+    said, hint = "; ".join(doubts), "Run as root, or delegate the controllers (cgroups v2)."
+    return fail(said, hint) if settings.podman.require_limits else warn(said, hint)
+
+
 def init(settings: Settings) -> Finding:
     """A static init that becomes PID 1 of every container."""
     from supervisor.runtimes.containing import init_binary
@@ -62,5 +78,6 @@ CHECKS: dict[str, Check] = {
     "podman": podman,
     "agent image": image,
     "container init": init,
+    "container limits": limits,
     "model key": model_key,
 }

@@ -171,7 +171,7 @@ def test_it_is_started_once_for_any_number_who_ask_at_once_and_found_by_a_succes
 async def test_it_ends_itself_when_nobody_asks(
     variables: Mapping[str, str], tmp_path: Path
 ) -> None:
-    service = PodmanService(variables, tmp_path / "service", idle_seconds=1)
+    service = PodmanService(variables, tmp_path / "service", idle_seconds=2)
     PodmanApi(service).containers()
     (running,) = services()
     await until(lambda: not running.is_running())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import replace
@@ -15,12 +16,12 @@ import pytest
 
 from supervisor.agents.fifo import FifoWriter
 from supervisor.errors import ErrorCode, SupervisorError
-from supervisor.ports.runtime import MARKER_VARIABLE, Exit, Launch
+from supervisor.ports.runtime import MARKER_VARIABLE, Confinement, Exit, Launch
 from supervisor.runtimes.copies import codex_copy
 from supervisor.runtimes.podman import PodmanProcess, PodmanRuntime
 from supervisor.runtimes.podman_exit import exit_of
 from supervisor.runtimes.podman_start import start_container
-from supervisor.runtimes.spec import CODEX_BINARY, ExtraMount, container_name, run_argv
+from supervisor.runtimes.spec import CODEX_BINARY, ExtraMount, Limits, container_name, run_argv
 from supervisor.runtimes.stdio import opened
 from tests.containers import LIMITS, OWNER, Boxes, keepers, named
 from tests.contract.scripted import ECHO, Scripts, carriers, said, soon, until
@@ -112,6 +113,38 @@ async def test_its_limits_hold_and_its_use_is_read_from_its_cgroup(
     assert process.usage() is None
 
 
+async def test_what_stands_around_it_is_found_and_not_assumed(
+    runtime: PodmanRuntime, boxes: Boxes, scripts: Scripts
+) -> None:
+    # Its app-server, a shell of the image, can be read: whoever runs in it gets at the stdio.
+    launch = scripts.launch(SLEEPER)
+    process = await runtime.start(launch)
+    assert process.confinement.limits_hold
+    assert not process.confinement.stdio_out_of_reach
+    (doubt,) = process.confinement.doubts
+    assert doubt == "/bin/sh can be read by the agent"
+    await process.kill_tree()
+
+    codex = boxes.settings.codex_folder / "bin" / "codex"
+    shutil.copy(Path("/bin/sh").resolve(), codex)
+    codex.chmod(0o711)
+    boxes.change(require_limits=True)
+    launch = scripts.launch("", argv=[str(CODEX_BINARY), "-c", SLEEPER])
+    process = await runtime.start(launch)
+    assert process.confinement == Confinement(
+        container=process.identity.container,
+        limits_hold=True,
+        stdio_out_of_reach=True,
+        doubts=(),
+    )
+    # The settings may be others by then: it is judged by what was asked for at its start.
+    boxes.change(limits=Limits(memory_bytes=64 << 20))
+    adopted = await boxes.runtime().adopt(launch, process.identity)
+    assert adopted is not None
+    assert adopted.confinement == process.confinement
+    await adopted.kill_tree()
+
+
 async def test_a_project_of_any_name_is_mounted_where_it_is(
     runtime: PodmanRuntime, scripts: Scripts, tmp_path: Path
 ) -> None:
@@ -196,7 +229,7 @@ async def test_without_its_cgroup_conmon_tells_of_the_want_of_memory(
         start_container, boxes.podman, boxes.settings, launch, boxes.run_dir
     )
     files = boxes.run_dir / container_name(launch.marker)
-    process = PodmanProcess(boxes.podman, replace(started, cgroup=None), files)
+    process = PodmanProcess(boxes.podman, replace(started, cgroup=None), files, lambda: None)
     assert await soon(process.wait()) == Exit(signal=signal.SIGKILL, oom=True)
 
 

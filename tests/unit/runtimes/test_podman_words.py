@@ -5,10 +5,18 @@ import signal
 import msgspec
 import pytest
 
+from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.runtime import Exit
 from supervisor.runtimes.podman_child import last_words
 from supervisor.runtimes.podman_exit import of_code
-from supervisor.runtimes.podman_records import Container, State
+from supervisor.runtimes.podman_records import (
+    Container,
+    Event,
+    Inspected,
+    State,
+    decoded,
+    decoded_lines,
+)
 from supervisor.runtimes.spec import MARKER_LABEL, container_name
 
 MARKER = "state:one:3"
@@ -63,3 +71,43 @@ def test_the_last_of_many_words_is_shown() -> None:
     assert last_words(said) == "statfs /srv/none: no such file"
     assert last_words("\n") == "it failed without a word"
     assert len(last_words("x" * 10_000)) == 600
+
+
+EVENT = (
+    '{"status":"%s","id":"1d7d","from":"i","Type":"container","Action":"%s","Actor":{"ID":"1d7d",'
+    '"Attributes":{"containerExitCode":"%s","k.a":"1","name":"x"}},"scope":"local",'
+    '"time":1795281765,"timeNano":1795281765146926312}'
+)
+
+
+def test_events_are_lines_and_only_a_death_tells_a_code() -> None:
+    said = f"{EVENT % ('start', 'start', '0')}\n{EVENT % ('died', 'died', '137')}\n\n"
+    started, died = decoded_lines(said.encode(), Event)
+    assert (started.what, started.exit_code) == ("start", None)
+    assert (died.what, died.id, died.exit_code) == ("died", "1d7d", 137)
+    assert died.attributes["k.a"] == "1"
+    assert died.at_ns == 1795281765146926312
+
+
+def test_an_event_of_podman_5_without_what_is_not_known_of_it_is_read() -> None:
+    said = (
+        '{"Action":"died","Actor":{"ID":"9f","Attributes":null},"Type":"container","id":"9f",'
+        '"HealthStatus":"","scope":"local","status":"died"}'
+    )
+    (event,) = decoded_lines(said.encode(), Event)
+    assert (event.id, event.exit_code, event.attributes) == ("9f", None, {})
+
+
+def test_an_inspected_container_of_podman_5_is_read() -> None:
+    said = (
+        '{"Id":"9f","State":{"OciVersion":"1.2.0","Status":"running","Running":true,"Pid":42,'
+        '"ConmonPid":41,"ExitCode":0,"OOMKilled":false},"Image":"sha256:1","Name":"x"}'
+    )
+    assert msgspec.json.decode(said, type=Inspected).state == State(status="running")
+
+
+@pytest.mark.parametrize("said", [b"", b"[", b"null", b'{"Id":1}', b"\xff", b'"x"'])
+def test_what_is_no_answer_of_podmans_is_one_named_error(said: bytes) -> None:
+    with pytest.raises(SupervisorError, match="not understood") as caught:
+        decoded(said, list[Container])
+    assert caught.value.code is ErrorCode.AGENT_START_FAILED

@@ -102,6 +102,11 @@ def test_limits_are_the_settings_own() -> None:
     assert "size=7," in line
 
 
+def test_without_root_the_agent_keeps_the_supervisors_own_uid() -> None:
+    line = " ".join(run_argv(with_(userns="keep-id"), LAUNCH, FILES))
+    assert " --userns=keep-id --user 1000:1001 " in line
+
+
 def test_pinned_files_and_extra_mounts_are_read_only() -> None:
     settings = with_(
         requirements=STATE / "requirements.toml",
