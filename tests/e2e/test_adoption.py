@@ -33,12 +33,6 @@ async def running(tmp_path: Path) -> AsyncIterator[Rig]:
         yield made
 
 
-@pytest.fixture
-async def project(running: Rig) -> AsyncIterator[Talk]:
-    async with talk(running) as made:
-        yield made
-
-
 async def succeed(rig: Rig, faults: Faults | None = None) -> None:
     """SIGKILL the supervisor, and start its successor."""
     rig.kill()

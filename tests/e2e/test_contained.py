@@ -24,12 +24,6 @@ async def running(tmp_path: Path) -> AsyncIterator[Rig]:
         yield made
 
 
-@pytest.fixture
-async def project(running: Rig) -> AsyncIterator[Talk]:
-    async with talk(running) as made:
-        yield made
-
-
 async def test_a_prompt_streams_waits_for_approval_and_changes_a_file(
     running: Rig, project: Talk
 ) -> None:

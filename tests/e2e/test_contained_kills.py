@@ -13,7 +13,7 @@ from supervisor.errors import SupervisorError
 from tests.chaos import oracle
 from tests.chaos.reader import Reader
 from tests.rig import ASKING, DEADLINE, Rig, contained_rig
-from tests.talk import Talk, eventually, talk
+from tests.talk import Talk, eventually
 
 pytestmark = pytest.mark.codex
 
@@ -26,12 +26,6 @@ async def running(tmp_path: Path) -> AsyncIterator[Rig]:
     limits = {"limits": {"memory_bytes": 192 << 20, "tmp_bytes": 16 << 20}}
     async with contained_rig(tmp_path, punch_spools=False, podman=limits, **EXITS) as made:
         await made.start()
-        yield made
-
-
-@pytest.fixture
-async def project(running: Rig) -> AsyncIterator[Talk]:
-    async with talk(running) as made:
         yield made
 
 
