@@ -30,12 +30,15 @@ async def running(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 def conmon_of(container: str) -> psutil.Process:
-    (found,) = (
-        process
-        for process in psutil.process_iter()
-        if process.name() == "conmon" and container in process.cmdline()
-    )
+    (found,) = (p for p in psutil.process_iter() if container in _line(p, "conmon"))
     return found
+
+
+def _line(process: psutil.Process, name: str) -> list[str]:
+    try:
+        return process.cmdline() if process.name() == name else []
+    except psutil.Error:  # a zombie, or gone
+        return []
 
 
 def proxy_of(rig: Rig) -> psutil.Process:

@@ -143,7 +143,7 @@ def test_a_full_home_is_told_before_codex_fails_over_it(machine: Machine) -> Non
         (machine.home / "filler").write_bytes(b"x" * 32 * MIB)
     with pytest.raises(SupervisorError, match="CODEX_HOME is full") as caught:
         bounds.prepare(NAME, machine.project)
-    assert caught.value.code is ErrorCode.AGENT_START_FAILED
+    assert caught.value.code is ErrorCode.DISK_FULL
     assert str(machine.home) in caught.value.hint
     (machine.home / "filler").unlink()
     bounds.prepare(NAME, machine.project)

@@ -162,14 +162,14 @@ def test_copies_belong_to_another_uid_and_nobody_inside_gets_at_the_stdio(
     assert int(mode, 8) == stat.S_IFREG | 0o711
     assert told["same_copies"] is True
     held = told["held"]
-    assert held["confinement"]["stdio_out_of_reach"] is True
+    assert held["confinement"]["stdioOutOfReach"] is True
     assert held["out"] == f"{user.uid}\ngot word\n"
     assert held["err"].count("ermission denied") == 4
 
 
 def test_with_copies_of_ones_own_they_do_and_that_is_said(told: dict[str, Any], user: User) -> None:
     found = told["open"]
-    assert found["confinement"]["stdio_out_of_reach"] is False
+    assert found["confinement"]["stdioOutOfReach"] is False
     assert any("own user" in doubt for doubt in found["confinement"]["doubts"])
     assert found["out"].count("forged") == 2
     assert "CODEX_SUPERVISOR_GENERATION" in found["out"]
@@ -181,9 +181,9 @@ def test_limits_that_nothing_enforces_are_told_of_and_refused_where_they_are_req
     confinement = told["held"]["confinement"]
     if told["sort"]["cgroups"] == "v1":
         assert told["held"]["own_cgroup"] is False
-        assert confinement["limits_hold"] is False
+        assert confinement["limitsHold"] is False
         assert "version 1" in confinement["doubts"][0]
-    assert confinement["limits_hold"] is ("required" not in told)
+    assert confinement["limitsHold"] is ("required" not in told)
     if "required" in told:
         assert told["required"]["code"] == "limits_not_held"
         assert told["required"]["message"].startswith(confinement["doubts"][0])
