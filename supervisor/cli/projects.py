@@ -178,9 +178,24 @@ def _vouch(inv: Invocation, given: Path | None, *, trusted: bool) -> None:
         output.note(f"{shown['path']} is {said}")
 
 
+def _around(shown: dict[str, Any]) -> list[tuple[str, str]]:
+    """What stands around a contained app-server, and what of it does not hold."""
+    held, wall = shown["confinement"], shown["innerWall"]
+    if held is None:
+        return []
+    facts = [("container", str(held["container"])[:12])]
+    facts.append(("limits", "hold" if held["limitsHold"] else "do not hold"))
+    facts.append(("its stdio", "out of reach" if held["stdioOutOfReach"] else "within reach"))
+    facts += [("doubt", str(doubt)) for doubt in held["doubts"]]
+    if wall is not None:
+        facts.append(("inner wall", f"{wall['state']} {wall['reason']}".strip()))
+    return facts
+
+
 def _show(shown: dict[str, Any], host: dict[str, Any]) -> None:
     facts = [(name, shown[field]) for name, field in _SHOWN]
     facts.insert(3, ("trusted", "yes" if shown["trusted"] else "no"))
+    facts += _around(shown)
     facts.append(("supervisor", f"{host['version']}, pid {host['pid']}, {host['url']}"))
     output.facts(facts)
     hint = hint_of(shown)

@@ -27,6 +27,9 @@ from supervisor.errors import ErrorCode, SupervisorError
 _DIRECTORY: Final = 0o755
 _BINARY: Final = 0o711
 _FILE: Final = 0o644
+_READ: Final = ("codex-resources", "bwrap")
+"""Where an image has no bwrap, Codex reads its own before it runs it. That one holds nothing of
+the app-server's: nothing is lost if the agent's user can look into it."""
 _LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "*.py", "*.pyc")
 """What makes the wheel's folder a Python package is nothing to Codex."""
 _HALF_MADE: Final = ".making-"
@@ -114,7 +117,9 @@ def _fill(source: Path, made: Path, owner: tuple[int, int]) -> None:
 def _mode(path: Path) -> int:
     if path.is_dir():
         return _DIRECTORY
-    return _BINARY if path.stat().st_mode & stat.S_IXUSR else _FILE
+    if not path.stat().st_mode & stat.S_IXUSR:
+        return _FILE
+    return _DIRECTORY if path.parts[-2:] == _READ else _BINARY
 
 
 def _is_whole(target: Path, digest: str, owner: int) -> bool:

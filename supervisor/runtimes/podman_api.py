@@ -39,6 +39,9 @@ T = TypeVar("T")
 _REFUSED: Final = 400
 _NOT_FOUND: Final = 404
 _FAILED: Final = 500
+_VANISHED: Final = b"container not known"
+"""podman answers a list so while something half made ends: a step of an image build, say."""
+_LOOKS: Final = 5
 _SAID: Final = 600
 """Characters of podman's words in an error."""
 
@@ -59,8 +62,12 @@ class PodmanApi:
         params = {"all": "true", "external": "true"}
         if labels:
             params["filters"] = json.dumps({"label": labels})
-        said = self._good("GET", "/containers/json", params)
-        return self._understood(said, partial(decoded, kind=list[Container]))
+        for _ in range(_LOOKS):
+            status, said = self._asked("GET", "/containers/json", params)
+            if status < _FAILED or _VANISHED not in said:
+                break
+        listed = _without_complaint(status, said)
+        return self._understood(listed, partial(decoded, kind=list[Container]))
 
     def state(self, container: str) -> State:
         """The truth about one container. Raises also if there is none."""

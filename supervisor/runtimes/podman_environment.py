@@ -47,12 +47,13 @@ def podman_environment(
     podman is not installed, or cannot start a container here.
     """
     handed_on = {name: environment[name] for name in _HANDED_ON if name in environment}
+    installed = _installed(settings, environment)
     if settings.podman.containers_conf is not None:
         return {**handed_on, "CONTAINERS_CONF": str(settings.podman.containers_conf)}
     if "CONTAINERS_CONF" in handed_on:
         return handed_on
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    text = _probed(directory / "probed.json", _installed(settings, environment))
+    text = _probed(directory / "probed.json", installed)
     if not text:
         return handed_on
     conf = directory / "containers.conf"

@@ -44,7 +44,7 @@ def test_binaries_can_be_run_and_not_read(codex: Path, tmp_path: Path) -> None:
         "codex-path": 0o755,
         "codex-path/rg": 0o711,
         "codex-resources": 0o755,
-        "codex-resources/bwrap": 0o711,
+        "codex-resources/bwrap": 0o755,
     }
     assert (copy / "bin" / "codex").read_text() == "the binary bin/codex"
     assert (copy / "codex-path" / "alias").readlink() == Path("rg")

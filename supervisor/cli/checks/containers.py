@@ -4,6 +4,7 @@ import os
 import stat
 
 from supervisor.cli.checks import Check, Finding, fail, ok, warn
+from supervisor.cli.checks.service import open_projects
 from supervisor.settings import Settings, environment
 
 
@@ -43,6 +44,22 @@ def limits(settings: Settings) -> Finding:
     return fail(said, hint) if settings.podman.require_limits else warn(said, hint)
 
 
+def inner_wall(settings: Settings) -> Finding:
+    """Codex's own sandbox, as each container that runs was found to have it at its start."""
+    wish, found = settings.podman.inner_wall, open_projects(settings)
+    if wish == "off":
+        return ok("not wanted: podman.inner_wall is off")
+    if found is None:
+        return ok("not asked: no supervisor runs, and it is tried when an agent starts")
+    walls = [(one["project"], one["innerWall"]) for one in found if one["innerWall"] is not None]
+    broken = [
+        f"{name} {wall['state']} ({wall['reason']})" for name, wall in walls if wall["reason"]
+    ]
+    if broken:
+        return warn("; ".join(broken), "Allow user namespaces to containers.")
+    return ok(f"{len(walls)} containers run, and it holds in each")
+
+
 def init(settings: Settings) -> Finding:
     """A static init that becomes PID 1 of every container."""
     from supervisor.runtimes.containing import init_binary
@@ -79,5 +96,6 @@ CHECKS: dict[str, Check] = {
     "agent image": image,
     "container init": init,
     "container limits": limits,
+    "inner wall": inner_wall,
     "model key": model_key,
 }

@@ -37,9 +37,9 @@ def running(settings: Settings) -> Finding:
 
 def projects(settings: Settings) -> Finding:
     """Each is ready, at rest, or on its way."""
-    if _host(settings) is None:
+    found = open_projects(settings)
+    if found is None:
         return ok("not asked: no supervisor runs")
-    found = connected(settings, _projects)
     waiting = [one["project"] for one in found if one["storeWaiting"]]
     if waiting:
         return fail(
@@ -53,6 +53,11 @@ def projects(settings: Settings) -> Finding:
             "`codex-supervisor logs PROJECT` shows why, `codex-supervisor restart` tries again.",
         )
     return ok(f"{len(found)} open, all well")
+
+
+def open_projects(settings: Settings) -> list[dict[str, Any]] | None:
+    """As `listProjects` has them; None if no supervisor answers."""
+    return None if _host(settings) is None else connected(settings, _projects)
 
 
 def port(settings: Settings) -> Finding:

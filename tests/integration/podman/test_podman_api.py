@@ -253,6 +253,17 @@ def test_an_answer_of_no_use_has_a_name_and_the_next_call_has_a_fresh_service(
     assert services() == []
 
 
+def test_a_list_in_which_something_has_just_ended_is_asked_for_again(
+    variables: Mapping[str, str], tmp_path: Path
+) -> None:
+    words = "determining buildah container for container 99: container not known"
+    program = fake(tmp_path, answering(500, f'{{"message":"{words}","response":500}}'))
+    service = PodmanService(variables, tmp_path / "service", program=program)
+    assert isinstance(PodmanApi(service).containers(), list)
+    service.close()
+    assert services() == []
+
+
 @pytest.mark.parametrize(
     "does",
     [
