@@ -92,10 +92,14 @@ class Acting:
             return thread_params(params, self._paths, self._trusted())
         thread = self._thread(params)
         if method == "thread/resume":
-            return resume_params(thread, self._paths, trusted=self._trusted())
+            return self._resumed(thread)
         if method == "turn/start" and self._memory.is_busy(thread.thread_id):
             raise SupervisorError(ErrorCode.TURN_ACTIVE, "a turn runs on this thread")
         return params
+
+    def _resumed(self, thread: ThreadRow) -> dict[str, object]:
+        forbidden = self._shared.forbidden_sandboxes
+        return resume_params(thread, self._paths, trusted=self._trusted(), forbidden=forbidden)
 
     def _thread(self, params: dict[str, object]) -> ThreadRow:
         thread = self._memory.threads.get(str(params.get("threadId")))
@@ -114,7 +118,7 @@ class Acting:
         thread = self._thread(params)
         if thread.status != "not_loaded":
             return
-        resumed = resume_params(thread, self._paths, trusted=self._trusted())
+        resumed = self._resumed(thread)
         timeout = self._shared.settings.request_timeout_seconds
         await self._upstream().ask("thread/resume", resumed, timeout=timeout)
         self._ledger.projection.set_thread_status(thread.thread_id, "idle")

@@ -58,6 +58,7 @@ class Agent:
         self._supervision: Supervision
         self._reached = Reached(self._directory)
         self._punched = (Generation(0), 0)
+        self._execs = execs.OpenExecs()
 
     # -- its life
 
@@ -305,11 +306,13 @@ class Agent:
             )
         begun = execs.begun(inc.process, self._shared.request_ids.next(), command)
         await self.record(execs.intent(principal, begun.exec_id, command))
+        self._execs.add(begun.exec_id)
         return begun
 
     async def end_exec(
         self, principal: Principal, exec_id: str, exit_code: int, duration_ms: int
     ) -> None:
+        self._execs.take(exec_id)
         await self.record(execs.outcome(principal, exec_id, exit_code, duration_ms))
 
     async def log_tail(self, limit_bytes: int) -> str:

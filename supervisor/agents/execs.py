@@ -13,6 +13,30 @@ from supervisor.policy.access import Principal
 from supervisor.ports.agent import Begun
 from supervisor.ports.runtime import Command, Process
 
+OPEN_LIMIT = 1_000
+
+
+class OpenExecs:
+    """Those that were begun and have not been said to have ended, under this supervisor."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+
+    def add(self, exec_id: str) -> None:
+        """It is begun. The oldest is forgotten where there are too many: nobody ends them."""
+        self._ids[exec_id] = None
+        if len(self._ids) > OPEN_LIMIT:
+            del self._ids[next(iter(self._ids))]
+
+    def take(self, exec_id: str) -> None:
+        """It ends, once. `bad_request` for any other."""
+        if exec_id not in self._ids:
+            raise SupervisorError(
+                ErrorCode.BAD_REQUEST,
+                "no such command is under way: it has ended, or the supervisor was restarted",
+            )
+        del self._ids[exec_id]
+
 
 def begun(process: Process, exec_id: str, command: Command) -> Begun:
     """How it is run. `bad_request` if the app-server is in no container."""

@@ -41,9 +41,11 @@ def check_place(asked: str, roots: Sequence[Path], state_dir: Path) -> Path:
     return real
 
 
-def check_apart(place: Path, others: Iterable[Path]) -> None:
-    """`project_path_refused` for a directory in another project, or around one: the agent of the
-    outer one could put anything in place of the inner one."""
+def check_containable(place: Path, others: Iterable[Path]) -> None:
+    """`project_path_refused` for a name that cannot be mounted, and for a directory in another
+    project or around one: the agent of the outer could put anything in place of the inner one."""
+    if not str(place).isprintable():
+        raise _refused("the path has characters that cannot be shown")
     for other in others:
         if place.is_relative_to(other) or other.is_relative_to(place):
             raise _refused(

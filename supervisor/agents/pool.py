@@ -8,7 +8,7 @@ import msgspec
 from supervisor.agents.agent import Agent
 from supervisor.agents.ledger import Change, own_event
 from supervisor.agents.life import Life
-from supervisor.agents.places import check_apart, check_place
+from supervisor.agents.places import check_containable, check_place
 from supervisor.agents.relist import Spared, relist
 from supervisor.agents.shared import Shared
 from supervisor.audit import record

@@ -92,7 +92,12 @@ class Recovery:
             await self._tell_thread(row, "lost", "a thread without a turn is not kept by Codex")
             return
         try:
-            params = resume_params(row, self._paths, trusted=self._trusted)
+            params = resume_params(
+                row,
+                self._paths,
+                trusted=self._trusted,
+                forbidden=self._shared.forbidden_sandboxes,
+            )
             await self._upstream.ask("thread/resume", params, timeout=self._timeout, own=True)
         except SupervisorError as e:
             if e.code is ErrorCode.AGENT_RESTARTED:
@@ -261,12 +266,21 @@ async def write_answer(upstream: Upstream, row: ServerRequestRow) -> None:
     await upstream.write(response(row.request_id, msgspec.Raw(row.answer)))
 
 
-def resume_params(row: ThreadRow, paths: ProjectPaths, *, trusted: bool) -> dict[str, object]:
-    """thread/resume with the settings the thread was started with, and the trust chain."""
+def resume_params(
+    row: ThreadRow,
+    paths: ProjectPaths,
+    *,
+    trusted: bool,
+    forbidden: frozenset[str] = frozenset(),
+) -> dict[str, object]:
+    """thread/resume with the settings the thread was started with, and the trust chain; without a
+    sandbox that is `forbidden` by now."""
     settings = msgspec.json.decode(row.settings, type=dict[str, object])
     config = settings.get("config")
     if isinstance(config, dict):
         config.pop("projects", None)
+    if settings.get("sandbox") in forbidden:
+        del settings["sandbox"]
     settings.setdefault("cwd", row.cwd or str(paths.inside))
     params = thread_params(settings, paths, trusted)
     return {**params, "threadId": row.thread_id, "excludeTurns": True}

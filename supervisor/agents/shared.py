@@ -12,6 +12,7 @@ from supervisor.agents.watch import Watcher
 from supervisor.clock import Clock
 from supervisor.ids import ProjectId
 from supervisor.metrics import Metrics
+from supervisor.policy import pinned
 from supervisor.ports.disk import Disk
 from supervisor.ports.runtime import Runtime
 from supervisor.ports.store import Store
@@ -46,3 +47,8 @@ class Shared:
     """How many app-servers may be starting at once."""
     closing: asyncio.Event
     """The supervisor ends, and app-servers with it: none is started any more."""
+
+    @property
+    def forbidden_sandboxes(self) -> frozenset[str]:
+        """Modes that no thread can have here, whatever it was started with."""
+        return pinned.forbidden_sandboxes(self.settings) if self.runtime.contains else frozenset()

@@ -110,6 +110,12 @@ def launch_overrides(settings: Settings) -> list[str]:
     ]
 
 
+def forbidden_sandboxes(settings: Settings) -> frozenset[str]:
+    """Modes that a thread of an earlier time may have, and is not resumed with: its turns would
+    all be refused. It gets the default then."""
+    return frozenset({_BARE}) if settings.podman.inner_wall != "off" else frozenset()
+
+
 def provider_name(base_url: str) -> str:
     """What the provider is called, by where the proxy forwards to."""
     host = urlsplit(base_url).hostname or ""

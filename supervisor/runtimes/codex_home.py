@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from supervisor.errors import ErrorCode, SupervisorError
@@ -14,12 +14,25 @@ from supervisor.runtimes.spec import USER_CONFIG_MOUNT
 
 
 def make_home(home: Path, uid: int, gid: int) -> None:
-    """Make it, if need be, and give it to `uid`. `agent_start_failed`."""
-    with _named(home):
-        home.mkdir(mode=0o700, exist_ok=True)
-        with _opened(home) as fd:
-            if os.fstat(fd).st_uid != uid:
-                os.fchown(fd, uid, gid)
+    """Make it for `uid`, if it is not there. `agent_start_failed`."""
+    with _named(home), suppress(FileExistsError):
+        home.mkdir(mode=0o700)
+        os.chown(home, uid, gid)
+
+
+def give_home(home: Path, uid: int, gid: int) -> None:
+    """Give all of it to `uid`, where the project has another owner now. `agent_start_failed`.
+
+    The top comes last, so that one that was cut short is done again. Nobody but the old owner's
+    agent could make anything there, and it does not run now.
+    """
+    with _named(home), _opened(home) as top:
+        if os.fstat(top).st_uid == uid:
+            return
+        for _, directories, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+            for name in (*directories, *files):
+                os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        os.fchown(top, uid, gid)
 
 
 def make_way(home: Path) -> None:

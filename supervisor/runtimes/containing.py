@@ -20,7 +20,7 @@ from supervisor.policy.pinned import config_toml, requirements_toml
 from supervisor.policy.places import ProjectPaths
 from supervisor.ports.runtime import Launch
 from supervisor.runtimes import rootless
-from supervisor.runtimes.codex_home import make_home, make_way
+from supervisor.runtimes.codex_home import give_home, make_home, make_way
 from supervisor.runtimes.copies import codex_copy, init_copy
 from supervisor.runtimes.disk import DiskBounds
 from supervisor.runtimes.podman_command import Podman
@@ -79,7 +79,8 @@ class Containing:
         paths = self.paths(launch.project, launch.directory)
         home = self._disk.home(launch.project)
         make_home(home, uid, gid)
-        self._disk.prepare(launch.project, launch.directory)
+        self._disk.prepare(launch.project, launch.directory, launch.marker)
+        give_home(home, uid, gid)
         make_way(home)
         return ContainerSettings(
             image=own.image or podman.image,

@@ -8,6 +8,8 @@ container; the project's own stays, for people look at their files.
 
 import asyncio
 import os
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -49,35 +51,48 @@ class DiskBounds:
         self.home = home
         self._clock = clock
         self._why: dict[Path, str] = {}
+        self._orders: defaultdict[ProjectId, threading.Lock] = defaultdict(threading.Lock)
         self._walks = asyncio.Semaphore(os.cpu_count() or 1)
 
     # -- before a container, and after it: blocking
 
-    def prepare(self, project: ProjectId, directory: Path) -> None:
+    def prepare(self, project: ProjectId, directory: Path, marker: str) -> None:
         """Mount what is to be bounded so; both directories are there, of the agent's uid.
 
+        From here on the generation of `marker` holds CODEX_HOME: only its end lets go of it.
         `settings_invalid` where `mode = "image"` cannot be, `agent_start_failed` where an image
-        cannot be mounted that may hold files, `disk_full` where CODEX_HOME is.
+        cannot be mounted that may hold files, `disk_full` where CODEX_HOME is: it stays mounted,
+        for somebody to free it.
         """
-        home = self._bound(self._home_volume(project))
-        if home is not None and home.free < _NEEDED_TO_START:
-            raise SupervisorError(
-                ErrorCode.DISK_FULL,
-                f"CODEX_HOME is full: {home.size} bytes are all used",
-                hint=f"Remove what it can do without from {self.home(project)}, or raise "
-                "disk.home_bytes.",
-            )
-        self._bound(self._project_volume(project, directory))
+        with self._orders[project]:
+            home = self._bound(self._home_volume(project))
+            if home is not None and home.free < _NEEDED_TO_START:
+                raise SupervisorError(
+                    ErrorCode.DISK_FULL,
+                    f"CODEX_HOME is full: {home.size} bytes are all used",
+                    hint=f"Remove what it can do without from {self.home(project)}, or raise "
+                    "disk.home_bytes; then restart the project.",
+                )
+            self._bound(self._project_volume(project, directory))
+            if home is not None:
+                self._holder(project).write_text(marker)
 
-    def release_home(self, project: ProjectId) -> str:
-        """Unmount CODEX_HOME once no container has it; "" or why it stays. Idempotent."""
-        return disk_image.unmount(self._home_volume(project))
-
-    def release_of(self, marker: str) -> None:
-        """The container of that generation is gone: so is the need for CODEX_HOME's mount."""
+    def release_of(self, marker: str) -> str:
+        """The container of that generation is gone, and with it the need for CODEX_HOME's mount,
+        unless another generation has it by now; "" or why it stays. Idempotent."""
         project = ProjectId(marker.partition(":")[2].rpartition(":")[0])
-        if project and (why := self.release_home(project)):
-            log.warning("disk_stays_mounted", project=project, why=why)
+        if not project:
+            return ""
+        with self._orders[project]:
+            holder = self._holder(project)
+            if not holder.exists() or holder.read_text() != marker:
+                return ""
+            why = disk_image.unmount(self._home_volume(project))
+            if why:
+                log.warning("disk_stays_mounted", project=project, why=why)
+            else:
+                holder.unlink()
+            return why
 
     def release_project(self, project: ProjectId, directory: Path) -> str:
         """Unmount the project: its files are away from their place until the next start."""
@@ -102,6 +117,10 @@ class DiskBounds:
         return use
 
     # --
+
+    def _holder(self, project: ProjectId) -> Path:
+        """A file with the marker of the generation that has CODEX_HOME, for successors too."""
+        return self._own(project) / "codex-home.holder"
 
     def _home_volume(self, project: ProjectId) -> Volume:
         image = self._own(project).resolve() / "codex-home.ext4"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.benching import quick
 
-PARTS = ("reads", "acts", "streams", "kills", "starts")
+PARTS = ("reads", "acts", "streams", "kills", "starts", "containers")
 
 
 @pytest.mark.codex

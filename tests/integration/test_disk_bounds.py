@@ -20,6 +20,7 @@ from tests.conftest import require
 
 MIB = 1 << 20
 NAME = ProjectId("p")
+MARKER, NEXT = f"state:{NAME}:1", f"state:{NAME}:2"
 
 
 class Machine:
@@ -68,7 +69,7 @@ async def watched(machine: Machine, bounds: Disk) -> dict[str, WatchedTree]:
 @pytest.mark.usefixtures("able")
 async def test_both_directories_get_an_image_and_nothing_is_watched(machine: Machine) -> None:
     bounds = machine.bounds()
-    bounds.prepare(NAME, machine.project)
+    bounds.prepare(NAME, machine.project, MARKER)
     assert machine.mounts() == {machine.home, machine.project}
     assert await watched(machine, bounds) == {}
     assert os.statvfs(machine.home).f_blocks * 4096 < 32 * MIB
@@ -77,15 +78,15 @@ async def test_both_directories_get_an_image_and_nothing_is_watched(machine: Mac
 
 @pytest.mark.usefixtures("able")
 async def test_a_successor_finds_them_mounted(machine: Machine) -> None:
-    machine.bounds().prepare(NAME, machine.project)
+    machine.bounds().prepare(NAME, machine.project, MARKER)
     successor = machine.bounds()
     assert await watched(machine, successor) == {}
-    successor.prepare(NAME, machine.project)
-    assert successor.release_home(NAME) == ""
+    successor.prepare(NAME, machine.project, MARKER)
+    assert successor.release_of(MARKER) == ""
     assert machine.mounts() == {machine.project}
     assert successor.release_project(NAME, machine.project) == ""
     assert machine.mounts() == set()
-    assert (successor.release_home(NAME), successor.release_project(NAME, machine.project)) == (
+    assert (successor.release_of(MARKER), successor.release_project(NAME, machine.project)) == (
         "",
         "",
     )
@@ -95,7 +96,7 @@ async def test_a_successor_finds_them_mounted(machine: Machine) -> None:
 async def test_a_project_with_files_is_watched_and_says_why(machine: Machine) -> None:
     (machine.project / "theirs").touch()
     bounds = machine.bounds()
-    bounds.prepare(NAME, machine.project)
+    bounds.prepare(NAME, machine.project, MARKER)
     assert machine.mounts() == {machine.home}
     trees = await watched(machine, bounds)
     assert trees.keys() == {PROJECT}
@@ -107,14 +108,14 @@ async def test_a_project_with_files_is_watched_and_says_why(machine: Machine) ->
 def test_an_image_is_insisted_upon_where_the_settings_do(machine: Machine) -> None:
     (machine.project / "theirs").touch()
     with pytest.raises(SupervisorError, match="has files in it") as caught:
-        machine.bounds(mode="image").prepare(NAME, machine.project)
+        machine.bounds(mode="image").prepare(NAME, machine.project, MARKER)
     assert caught.value.code is ErrorCode.SETTINGS_INVALID
 
 
 @pytest.mark.usefixtures("able")
 async def test_without_a_bound_there_is_neither_image_nor_watch(machine: Machine) -> None:
     bounds = machine.bounds(project_bytes=None)
-    bounds.prepare(NAME, machine.project)
+    bounds.prepare(NAME, machine.project, MARKER)
     assert machine.mounts() == {machine.home}
     assert await watched(machine, bounds) == {}
 
@@ -125,12 +126,12 @@ async def test_an_image_that_holds_files_is_used_whatever_the_settings_say_now(
     machine: Machine, changed: dict[str, object]
 ) -> None:
     before = machine.bounds()
-    before.prepare(NAME, machine.project)
+    before.prepare(NAME, machine.project, MARKER)
     (machine.project / "file").touch()
-    before.release_home(NAME)
+    before.release_of(MARKER)
     before.release_project(NAME, machine.project)
     after = machine.bounds(**changed)
-    after.prepare(NAME, machine.project)
+    after.prepare(NAME, machine.project, MARKER)
     assert (machine.project / "file").exists()
     assert await watched(machine, after) == {}
 
@@ -138,15 +139,15 @@ async def test_an_image_that_holds_files_is_used_whatever_the_settings_say_now(
 @pytest.mark.usefixtures("able")
 def test_a_full_home_is_told_before_codex_fails_over_it(machine: Machine) -> None:
     bounds = machine.bounds()
-    bounds.prepare(NAME, machine.project)
+    bounds.prepare(NAME, machine.project, MARKER)
     with pytest.raises(OSError, match="No space"):
         (machine.home / "filler").write_bytes(b"x" * 32 * MIB)
     with pytest.raises(SupervisorError, match="CODEX_HOME is full") as caught:
-        bounds.prepare(NAME, machine.project)
+        bounds.prepare(NAME, machine.project, MARKER)
     assert caught.value.code is ErrorCode.DISK_FULL
     assert str(machine.home) in caught.value.hint
     (machine.home / "filler").unlink()
-    bounds.prepare(NAME, machine.project)
+    bounds.prepare(NAME, machine.project, MARKER)
 
 
 # -- the watch
@@ -154,7 +155,7 @@ def test_a_full_home_is_told_before_codex_fails_over_it(machine: Machine) -> Non
 
 async def test_the_watch_alone_makes_nothing(machine: Machine) -> None:
     bounds = machine.bounds(mode="watch")
-    bounds.prepare(NAME, machine.project)
+    bounds.prepare(NAME, machine.project, MARKER)
     assert machine.mounts() == set()
     assert list(machine.own.iterdir()) == [machine.home]
     trees = await watched(machine, bounds)
@@ -191,3 +192,31 @@ async def test_a_look_that_is_given_up_leaves_nothing_open(machine: Machine) -> 
     await asyncio.get_running_loop().shutdown_default_executor()
     links = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.exists()]
     assert [link for link in links if link.is_relative_to(machine.project)] == []
+
+
+@pytest.mark.usefixtures("able")
+def test_only_the_generation_that_has_the_home_lets_go_of_it(machine: Machine) -> None:
+    bounds = machine.bounds(project_bytes=None)
+    bounds.prepare(NAME, machine.project, MARKER)
+    bounds.prepare(NAME, machine.project, NEXT)
+    # Late, and by a successor that was told nothing.
+    assert machine.bounds().release_of(MARKER) == ""
+    assert machine.mounts() == {machine.home}
+    assert machine.bounds().release_of(NEXT) == ""
+    assert machine.mounts() == set()
+
+
+@pytest.mark.usefixtures("able")
+def test_a_full_home_stays_in_reach_of_whoever_is_to_free_it(machine: Machine) -> None:
+    bounds = machine.bounds(project_bytes=None)
+    bounds.prepare(NAME, machine.project, MARKER)
+    with pytest.raises(OSError, match="No space"):
+        (machine.home / "filler").write_bytes(b"x" * 32 * MIB)
+    assert bounds.release_of(MARKER) == ""
+    with pytest.raises(SupervisorError):
+        bounds.prepare(NAME, machine.project, NEXT)
+    assert bounds.release_of(NEXT) == ""  # as the end of what did not start does
+    (machine.home / "filler").unlink()
+    bounds.prepare(NAME, machine.project, NEXT)
+    assert bounds.release_of(NEXT) == ""
+    assert machine.mounts() == set()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.runtimes.codex_home import make_home, make_way
+from supervisor.runtimes.codex_home import give_home, make_home, make_way
 from tests.conftest import require
 from tests.containers import OWNER
 
@@ -34,6 +34,19 @@ def a_directory(place: Path) -> None:
 
 def a_fifo(place: Path) -> None:
     os.mkfifo(place)
+
+
+def test_it_is_given_to_the_projects_new_owner_whole_and_nothing_else_is(home: Path) -> None:
+    outside = home.parent / "outside"
+    outside.write_text("")
+    (home / "deep" / "deeper").mkdir(parents=True)
+    (home / "deep" / "file").write_text("")
+    (home / "deep" / "link").symlink_to(outside)
+    (home / "up").symlink_to("..")
+    give_home(home, OWNER + 1, OWNER + 2)
+    every = {(p.lstat().st_uid, p.lstat().st_gid) for p in (home, *home.rglob("*"))}
+    assert every == {(OWNER + 1, OWNER + 2)}
+    assert outside.stat().st_uid == home.parent.stat().st_uid == os.geteuid()
 
 
 LEFT = [a_link, a_dangling_link, a_directory, a_fifo]

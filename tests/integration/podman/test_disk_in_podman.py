@@ -31,9 +31,10 @@ async def test_a_container_fills_what_it_may_and_lives_on(
     settings = DiskSettings(mode="image", home_bytes=32 * MIB, project_bytes=48 * MIB)
     home = boxes.settings.codex_home
     bounds = DiskBounds(settings, lambda _: tmp_path, lambda _: home, SystemClock())
+    marker = f"state:{launch.project}:1"
     os.chown(launch.directory, OWNER, OWNER)
     try:
-        bounds.prepare(launch.project, launch.directory)
+        bounds.prepare(launch.project, launch.directory, marker)
         process = await runtime.start(launch)
         await said(launch, "alive")
         full = "No space left on device\nfiller\n"
@@ -43,7 +44,7 @@ async def test_a_container_fills_what_it_may_and_lives_on(
         await soon(process.kill_tree())
     finally:
         await runtime.sweep(scripts.marker)
-        left = bounds.release_home(launch.project)
+        left = bounds.release_of(marker)
         left += bounds.release_project(launch.project, launch.directory)
     assert left == ""
     assert list(home.iterdir()) == list(launch.directory.iterdir()) == []

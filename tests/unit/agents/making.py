@@ -34,6 +34,7 @@ LINE_LIMIT = 64 * 1024
 
 
 class _NoRuntime:
+    contains = False
     name = "host"
 
 

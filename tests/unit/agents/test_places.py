@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.agents.places import check_apart, thread_params
+from supervisor.agents.places import check_containable, thread_params
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.policy.places import ProjectPaths
 
@@ -69,6 +69,12 @@ def test_mounted_elsewhere_it_leads_nowhere_else_all_the_same(cwd: str, project:
 @pytest.mark.parametrize("other", ["/srv", "/srv/a", "/srv/a/b", "/srv/a/b/c"])
 def test_contained_projects_do_not_hold_each_other(other: str) -> None:
     with pytest.raises(SupervisorError) as caught:
-        check_apart(Path("/srv/a/b"), [Path("/srv/x"), Path(other)])
+        check_containable(Path("/srv/a/b"), [Path("/srv/x"), Path(other)])
     assert caught.value.code is ErrorCode.PROJECT_PATH_REFUSED
-    check_apart(Path("/srv/a/b"), [Path("/srv/a/bc"), Path("/srv/a/c")])
+    check_containable(Path("/srv/a/b"), [Path("/srv/a/bc"), Path("/srv/a/c")])
+
+
+def test_a_name_that_cannot_be_mounted_is_refused_where_it_would_be() -> None:
+    with pytest.raises(SupervisorError) as caught:
+        check_containable(Path("/srv/a\nb"), [])
+    assert caught.value.code is ErrorCode.PROJECT_PATH_REFUSED

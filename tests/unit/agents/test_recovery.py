@@ -302,3 +302,12 @@ def test_a_thread_is_resumed_with_its_settings_and_never_with_its_old_trust(tmp_
 @pytest.mark.parametrize("read", [None, {}, {"thread": 5}, {"thread": {"turns": [{"items": 5}]}}])
 def test_a_read_in_another_shape_holds_no_message(read: object) -> None:
     assert turn_with(msgspec.Raw(msgspec.json.encode(read)), "run-0") is None
+
+
+def test_a_sandbox_that_is_forbidden_by_now_is_left_out(tmp_path: Path) -> None:
+    kept = msgspec.json.encode({"sandbox": "danger-full-access", "approvalPolicy": "never"})
+    one, paths = row("t", tmp_path, settings=kept), ProjectPaths(tmp_path, tmp_path)
+    assert resume_params(one, paths, trusted=False)["sandbox"] == "danger-full-access"
+    walled = resume_params(one, paths, trusted=False, forbidden=frozenset({"danger-full-access"}))
+    assert "sandbox" not in walled
+    assert walled["approvalPolicy"] == "never"
