@@ -89,3 +89,17 @@ async def test_it_is_mounted_elsewhere_where_the_settings_say_so(tmp_path: Path)
             assert (rig.project_dir / "sub" / "again").read_text() == "/work/sub\n"
             status = await project.call("projectStatus")
             assert (status["path"], status["inside"]) == (str(rig.project_dir), "/work")
+
+
+async def test_a_project_given_to_somebody_else_goes_on_as_theirs(
+    running: Rig, project: Talk
+) -> None:
+    thread = await project.thread()
+    await project.run(thread, "mock:text n=1")
+    await project.call("stopProject")
+    for path in (running.project_dir, *running.project_dir.rglob("*")):
+        os.chown(path, OWNER + 1, OWNER + 1)
+    await project.call("restartProject")
+    await project.run(thread, "mock:exec cmd='id -u > whose'; mock:text n=1")
+    assert (running.project_dir / "whose").read_text() == f"{OWNER + 1}\n"
+    assert (running.project_dir / "whose").stat().st_uid == OWNER + 1
