@@ -19,11 +19,14 @@ class Call:
     """Every method raises `connection_lost` when the proxy has gone, or does not answer: the
     connection is of no use then. What the proxy refuses is raised with the code it gave."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._channel = channel
+        self._answer_seconds = answer_seconds
         self._turn = asyncio.Lock()
         self.lost = asyncio.Event()
         """Set as soon as the connection is known to be of no use."""
+        self.silent = False
+        """Whether that is for want of an answer."""
         self.pid = channel.peer_pid
         # None: there will be no more. One that nobody asked for is one too many.
         self._answers: asyncio.Queue[messages.Answer | None] = asyncio.Queue(1)
@@ -87,10 +90,11 @@ class Call:
 
     async def _answer(self) -> messages.Answer:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._answer_seconds):
                 answer = await self._answers.get()
         except TimeoutError:
-            raise _lost(f"the proxy does not answer within {ANSWER_SECONDS:.0f} s") from None
+            self.silent = True
+            raise _lost(f"the proxy does not answer within {self._answer_seconds:g} s") from None
         if answer is None:
             raise _lost("the proxy has gone")
         return answer

@@ -22,6 +22,10 @@ from supervisor.settings_groups import ProxySettings
 
 MAX_BODY: Final = 64 << 20
 """Bytes of a request: a long thread with its images has a tenth of it."""
+UPLOAD_SECONDS: Final = 30.0
+"""All the time a container may have us wait for the rest of a body it has begun. Codex has the
+whole of it in memory, and the way here is the loopback: it takes milliseconds. What the upstream
+takes to read it is not counted."""
 MAX_FIELD: Final = 32 * 1024
 """Bytes of one header of an answer."""
 _KEEP_ALIVE: Final = 15.0
@@ -37,9 +41,12 @@ class Forwarder:
     Belongs to one event loop. It holds the connections to the upstream, which all containers share.
     """
 
-    def __init__(self, settings: ProxySettings, key: Key) -> None:
+    def __init__(
+        self, settings: ProxySettings, key: Key, *, upload_seconds: float = UPLOAD_SECONDS
+    ) -> None:
         self.base_url = settings.base_url
         self._key = key
+        self._upload_seconds = upload_seconds
         self._patience = settings.idle_timeout_seconds
         self._timeout = aiohttp.ClientTimeout(
             total=None,
@@ -92,7 +99,7 @@ class Forwarder:
         except SupervisorError as error:
             log.warning("credential_unusable", error=error.message)
             raise Denied(503, "credential_unavailable", error.message) from None
-        body = _Body(request)
+        body = Body(request, self._upload_seconds)
         try:
             async with self._session.request(
                 request.method,
@@ -104,8 +111,8 @@ class Forwarder:
                 return await self._pass_on(tally, request, answer, key)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # An answer that has begun does not get here: `_pass_on` sees to it.
-            if body.too_large:
-                raise _too_large() from None
+            if body.denied is not None:
+                raise body.denied from None
             raise _unreachable(error) from None
 
     async def _pass_on(
@@ -149,12 +156,15 @@ class Forwarder:
             await writing
 
 
-class _Body:
+class Body:
     """A request's, as it comes."""
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, seconds: float) -> None:
         self._request = request
-        self.too_large = False
+        self._seconds = seconds
+        """Left to wait for it."""
+        self.denied: Denied | None = None
+        """Why it was not taken to its end."""
         if (request.content_length or 0) > MAX_BODY:
             raise _too_large()
 
@@ -164,14 +174,28 @@ class _Body:
         return [] if length is None else [("Content-Length", str(length))]
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Its bytes. What is past the limit ends the upstream's request, unfinished."""
+        """Its bytes. What is past a limit ends the upstream's request, unfinished."""
         size = 0
-        async for chunk in self._request.content.iter_any():
+        while chunk := await self._next():
             size += len(chunk)
             if size > MAX_BODY:
-                self.too_large = True
+                self.denied = _too_large()
                 raise ValueError("the body is past the limit")
             yield chunk
+
+    async def _next(self) -> bytes:
+        """More of it; empty at its end."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._request.content.readany()
+        except TimeoutError:
+            message = "the rest of the request took too long to come"
+            self.denied = Denied(408, "request_timeout", message)
+            raise ValueError(message) from None
+        finally:
+            self._seconds -= loop.time() - began
 
 
 class _CutError(Exception):

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -177,14 +178,15 @@ class Holdings:
         """At the end: `group` takes no tasks any more."""
         for holding in self._held.values():
             asyncio.get_running_loop().remove_reader(holding.pidfd)
-        for marker in list(self._held):
-            await self.close(marker)
+        # At once: each may take a second, and their successor waits for us.
+        await asyncio.gather(*(self.close(marker) for marker in list(self._held)))
 
     def page(self, after: str) -> Listed:
-        """The next ones after that marker."""
-        markers = sorted(marker for marker in self._held if marker > after)
-        shown = [self._held[marker].shown() for marker in markers[:PAGE]]
-        return Listed(containers=shown, more=len(markers) > PAGE)
+        """The next ones after that marker. One that has ended is none, though it is not yet closed:
+        its marker may be another's by now."""
+        held = [self._held[marker] for marker in sorted(self._held) if marker > after]
+        live = list(islice((each for each in held if not ended(each.pidfd)), PAGE + 1))
+        return Listed(containers=[each.shown() for each in live[:PAGE]], more=len(live) > PAGE)
 
     def _ended(self, holding: Holding) -> None:
         asyncio.get_running_loop().remove_reader(holding.pidfd)

@@ -19,7 +19,7 @@ from typing import Final, Self
 import msgspec
 
 from supervisor.credentials import messages
-from supervisor.credentials.calling import Call
+from supervisor.credentials.calling import ANSWER_SECONDS, Call
 from supervisor.credentials.netns import listen_inside, open_container
 from supervisor.credentials.packets import Channel, dial
 from supervisor.credentials.starting import SOCKET_NAME, Starter
@@ -31,6 +31,9 @@ from supervisor.settings_groups import ProxySettings
 PATIENCE: Final = 15.0
 """Seconds `open` waits for a proxy. One that is started needs one."""
 PING_SECONDS: Final = 30.0
+REPLACE_SECONDS: Final = 30.0
+"""What is under way in a proxy of ours with other settings may go on for so long. A container can
+keep a request under way for ever; and Codex tries one again that was cut."""
 _GIVEN_TRIES: Final = 2
 """One may fail because a predecessor is just about to end."""
 _DISMISS_SECONDS: Final = 3.0
@@ -88,6 +91,8 @@ class ProxyLink:
         rng: random.Random,
         patience: float = PATIENCE,
         ping_seconds: float = PING_SECONDS,
+        replace_seconds: float = REPLACE_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._settings = settings
         self._starter = None
@@ -98,6 +103,10 @@ class ProxyLink:
         self._rng = rng
         self._patience = patience
         self._ping_seconds = ping_seconds
+        self._replace_seconds = replace_seconds
+        self._answer_seconds = answer_seconds
+        self._replace_at: float | None = None
+        """By the loop's clock: when one with other settings goes at the latest."""
         self._known: dict[str, _Known] = {}
         self._given_up: set[str] = set()
         """Markers the proxy has yet to be told of."""
@@ -234,7 +243,7 @@ class ProxyLink:
 
     async def _use(self, channel: Channel) -> None:
         """Until the proxy has gone. Raises why."""
-        call = Call(channel)
+        call = Call(channel, self._answer_seconds)
         problem = _unreachable("the proxy has gone")
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(call.read())
@@ -246,34 +255,50 @@ class ProxyLink:
             finally:
                 reader.cancel()
         channel.close()
+        if call.silent and self._starter is not None:
+            self._starter.silent(call.pid)
         raise problem
 
     async def _serve(self, call: Call) -> None:
         await self._greet(call)
-        held = await call.markers()
-        for marker, known in self._known.items():
-            if marker in held:
-                known.served = True
-                known.tried.set()
         failures = 0
         while True:
             self._wake.clear()
             await self._tell_given_up(call)
-            for known in [each for each in self._known.values() if not each.served]:
-                await self._reach(call, known)
+            await self._reach_all(call)
             left = any(not known.served for known in self._known.values())
             failures = failures + 1 if left else 0
-            await self._pause(self._backoff(failures) if left else self._ping_seconds)
+            await self._pause(self._backoff(failures) if left else self._until_ping())
             await self._greet(call)
+
+    async def _reach_all(self, call: Call) -> None:
+        """All that are not served yet."""
+        waiting = [known for known in self._known.values() if not known.served]
+        # Each time: a container that is adopted may become known at any time, and a proxy that has
+        # served it all along has its ports.
+        held = await call.markers() if waiting else set()
+        for known in waiting:
+            if self._known.get(known.reached.marker) is not known:
+                continue  # forgotten meanwhile, and its pidfd closed
+            if known.reached.marker in held:
+                known.served, known.error = True, None
+                known.tried.set()
+            else:
+                await self._reach(call, known)
 
     async def _greet(self, call: Call) -> None:
         """Ask who it is: whether it lives, what it counts, and whether it is the one we want."""
         welcome = await call.hello()
         outdated = self._is_outdated(welcome)
-        if outdated and welcome.on_demand and self._starter is not None and welcome.active == 0:
-            # In no stream's way: whatever it served is served by the next one.
-            await call.tell(messages.End())
-            raise _unreachable("the proxy ran with other settings, and is replaced")
+        if self._starter is not None:
+            self._starter.answered()
+            if outdated and welcome.on_demand and self._is_to_go(welcome):
+                # Whatever it served is served by the next one.
+                log.info("proxy_replaced", pid=welcome.pid, active=welcome.active)
+                await call.tell(messages.End())
+                raise _unreachable("the proxy ran with other settings, and is replaced")
+        if not outdated:
+            self._replace_at = None
         if welcome.protocol != messages.PROTOCOL:
             raise _unreachable("the proxy is of a version that this one cannot talk to")
         new = self._welcome is None
@@ -282,6 +307,21 @@ class ProxyLink:
             log.info("proxy_connected", pid=welcome.pid, base_url=welcome.base_url)
         if new and outdated:
             log.warning("proxy_outdated", pid=welcome.pid, base_url=welcome.base_url)
+
+    def _is_to_go(self, welcome: messages.Welcome) -> bool:
+        """Whether one with other settings is not to go on with what is under way."""
+        now = asyncio.get_running_loop().time()
+        if self._replace_at is None:
+            self._replace_at = now + self._replace_seconds
+        withdrawn = messages.withdraws(self._settings, welcome)
+        return welcome.active == 0 or withdrawn or now >= self._replace_at
+
+    def _until_ping(self) -> float:
+        """Seconds."""
+        if self._replace_at is None:
+            return self._ping_seconds
+        left = self._replace_at - asyncio.get_running_loop().time()
+        return min(self._ping_seconds, max(0.0, left))
 
     async def _tell_given_up(self, call: Call) -> None:
         while self._given_up:

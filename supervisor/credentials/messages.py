@@ -12,6 +12,9 @@ PROTOCOL: Final = 1
 PAGE: Final = 64
 """Containers in one answer to `List`: it has to fit into a packet."""
 
+_TOLD_BYTES: Final = 16 * 1024
+"""Of hosts in a `Welcome`, for the same reason."""
+
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -60,6 +63,10 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     """Requests and tunnels under way."""
     requests: dict[str, int]
     """By outcome, since it started."""
+    key_source: str = ""
+    """Where it has the key from; nothing of the key itself."""
+    connect_allow: tuple[str, ...] | None = None
+    """The hosts it lets containers connect to; None: more than can be told here."""
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,3 +105,27 @@ def fingerprint(settings: ProxySettings) -> str:
     """Tells whether two processes run the same program with the same settings."""
     told = settings.model_dump_json(exclude={"socket"})
     return hashlib.sha256(f"{version('codex-supervisor')} {told}".encode()).hexdigest()[:32]
+
+
+def key_source(settings: ProxySettings) -> str:
+    """Which file or systemd credential the key is in; "" if there is to be none."""
+    if settings.credential is not None:
+        return f"credential {settings.credential}"
+    return "" if settings.key_file is None else f"file {settings.key_file}"
+
+
+def told_hosts(settings: ProxySettings) -> tuple[str, ...] | None:
+    """For `Welcome.connect_allow`."""
+    fits = len(msgspec.json.encode(settings.connect_allow)) <= _TOLD_BYTES
+    return settings.connect_allow if fits else None
+
+
+def withdraws(settings: ProxySettings, welcome: Welcome) -> bool:
+    """Whether these settings take something away that the proxy still lets containers have: its
+    model API, its key, or a host. True also where that cannot be told."""
+    return (
+        welcome.base_url != settings.base_url
+        or welcome.key_source != key_source(settings)
+        or welcome.connect_allow is None
+        or not set(welcome.connect_allow) <= set(settings.connect_allow)
+    )

@@ -154,6 +154,8 @@ class Proxy:
             served=len(self._holdings),
             active=self._holdings.active,
             requests=self._holdings.requests(),
+            key_source=messages.key_source(self._settings),
+            connect_allow=messages.told_hosts(self._settings),
         )
 
     async def _rounds(self) -> None:

@@ -7,6 +7,7 @@ It gets the settings by a private file; the key itself is read by the proxy alon
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Final
 from supervisor.credentials.packets import Channel, dial
 from supervisor.credentials.seat import make_private
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.logs import get_logger
 from supervisor.settings_groups import ProxySettings
 
 # All that it needs of an environment; no secret has a reason to be in one of these.
@@ -26,7 +28,11 @@ SOCKET_NAME: Final = "proxy.sock"
 _SECONDS: Final = 30.0
 """For one that was started to answer; it takes one."""
 _LOOK_SECONDS: Final = 0.05
+_SILENCES: Final = 3
+"""In a row, before it is taken to hang: ending one that is merely slow would cut its streams."""
 _TAIL: Final = 4096
+
+log = get_logger()
 
 
 class _NobodyError(Exception):
@@ -44,6 +50,9 @@ class Starter:
         self._environment = {n: v for n, v in environment.items() if n in _PASSED}
         self._child = -1
         """A pidfd of the last one; -1: there is none, or it has ended."""
+        self._child_pid = -1
+        self._silent_pid = -1
+        self._silences = 0
         self._log_began = 0
         self._socket = directory / SOCKET_NAME
 
@@ -58,6 +67,7 @@ class Starter:
             async with asyncio.timeout(_SECONDS):
                 return await self._answered()
         except TimeoutError:
+            self.silent(self._child_pid)
             raise _unreachable(f"the proxy does not answer within {_SECONDS:.0f} s") from None
 
     async def _answered(self) -> Channel:
@@ -115,6 +125,36 @@ class Starter:
             os.close(self._child)
             self._child = -1
 
+    def answered(self) -> None:
+        """The proxy does answer."""
+        self._silences = 0
+
+    def silent(self, pid: int) -> None:
+        """That process did not answer in time. If it is a proxy of this directory, and makes a
+        habit of it, it is killed: it would keep its seat, and every container waiting, for ever."""
+        self._silences = self._silences + 1 if pid == self._silent_pid else 1
+        self._silent_pid = pid
+        if self._silences < _SILENCES:
+            return
+        self._silences = 0
+        with contextlib.suppress(OSError, OverflowError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                # Only now: had the pid been another's before, the signal would reach nobody.
+                if self._is_ours(pid):
+                    log.warning("proxy_hangs", pid=pid)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether it was started by a supervisor of this directory. OSError if it has ended."""
+        process = Path(f"/proc/{pid}")
+        line = process.joinpath("cmdline").read_bytes()
+        named = b"\0--socket\0" + os.fsencode(self._socket) + b"\0"
+        ours = process.stat().st_uid == os.geteuid()
+        return ours and b"\0--on-demand\0" in line and named in line
+
     @property
     def _log(self) -> Path:
         return self._directory / "proxy.log"
@@ -147,7 +187,7 @@ class Starter:
                 ],
                 setsid=True,
             )
-            self._child = os.pidfd_open(pid)
+            self._child, self._child_pid = os.pidfd_open(pid), pid
         finally:
             os.close(log)
 

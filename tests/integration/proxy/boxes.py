@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import json
 import os
 import random
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 from supervisor.credentials.link import ProxyLink
 from supervisor.credentials.netns_join import CLONE_NEWNET
 from supervisor.ids import Generation, ProjectId
-from supervisor.ports.model_access import Reached
+from supervisor.ports.model_access import MODEL_PORT, Reached
 from supervisor.settings import environment
 from supervisor.settings_groups import ProxySettings
 from tests.conftest import require
@@ -108,3 +109,32 @@ async def link(directory: Path, settings: ProxySettings, **more: float) -> Async
     made = ProxyLink(settings, directory, environment(), rng=random.Random(1), **more)
     async with asyncio.timeout(DEADLINE), made:
         yield made
+
+
+class Asked:
+    """A model request from inside of a container, as it is answered."""
+
+    def __init__(self, pid: int, prompt: str) -> None:
+        content = [{"type": "input_text", "text": prompt}]
+        body = json.dumps({"model": "m", "input": [{"role": "user", "content": content}]})
+        head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        self._sock = connect_inside(pid, MODEL_PORT)
+        self._sock.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
+        self.said = b""
+
+    async def until(self, text: bytes) -> None:
+        """Read until it was said."""
+        while text not in self.said:
+            more = await asyncio.to_thread(self._sock.recv, 65536)
+            assert more, self.said
+            self.said += more
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+async def turn(pid: int) -> None:
+    """One that completes."""
+    asked = Asked(pid, "mock:text n=2")
+    await asked.until(b"response.completed")
+    asked.close()

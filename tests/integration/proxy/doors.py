@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from supervisor.credentials.connect import Tunnels
-from supervisor.credentials.forward import Forwarder
+from supervisor.credentials.forward import UPLOAD_SECONDS, Forwarder
 from supervisor.credentials.holding import Holdings
 from supervisor.credentials.key import Key
 from supervisor.credentials.messages import Open, Served
@@ -127,14 +127,19 @@ class Door:
 
 
 @asynccontextmanager
-async def door(settings: ProxySettings, tunnels: Tunnels | None = None) -> AsyncIterator[Door]:
+async def door(
+    settings: ProxySettings,
+    tunnels: Tunnels | None = None,
+    *,
+    upload_seconds: float = UPLOAD_SECONDS,
+) -> AsyncIterator[Door]:
     """One that is served as long as the context is open. Its container never ends."""
     model, connect = listener(), listener()
     ports = model.getsockname()[1], connect.getsockname()[1]
     told = Open(project="p", generation=1, marker="p.1")
     async with (
         asyncio.timeout(DEADLINE),
-        Forwarder(settings, Key(settings.key_file)) as forwarder,
+        Forwarder(settings, Key(settings.key_file), upload_seconds=upload_seconds) as forwarder,
         aiohttp.ClientSession() as session,
         asyncio.TaskGroup() as group,
     ):

@@ -4,13 +4,16 @@ import asyncio
 import shutil
 import ssl
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
 
-from supervisor.credentials.forward import MAX_BODY
+from supervisor.credentials.forward import MAX_BODY, Body
 from supervisor.credentials.tally import MAX_REQUESTS
 from supervisor.settings_groups import ProxySettings
 from supervisor.testing.model import ScriptedModel
@@ -330,6 +333,42 @@ async def test_a_body_past_the_limit_is_refused_whether_its_length_is_told_or_no
             assert await code(response) == "request_too_large"
         async with inside.get() as response:
             assert response.status == 200
+
+
+async def test_a_body_that_is_dribbled_is_given_up_however_steadily_it_comes() -> None:
+    async def dribbled() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    async with (
+        upstream() as api,
+        door(ProxySettings(base_url=api.base_url), upload_seconds=0.3) as inside,
+    ):
+        async with inside.post(dribbled()) as response:
+            assert response.status == 408
+            assert await code(response) == "request_timeout"
+        await api.gone.wait()
+        assert inside.served().active == 0
+        assert inside.served().requests == {"refused": 1}
+
+
+async def test_an_upstream_that_takes_a_body_slowly_is_not_held_against_the_container() -> None:
+    loop = asyncio.get_running_loop()
+    content = aiohttp.StreamReader(BaseProtocol(loop), 1 << 16, loop=loop)
+    body = Body(make_mocked_request("POST", "/", payload=content), 0.02)
+    content.feed_data(b"0")
+    taken = b""
+    async for chunk in body.chunks():
+        taken += chunk
+        # Each alone takes longer than the container may.
+        await asyncio.sleep(0.03)
+        if len(taken) < 3:
+            content.feed_data(b"1")
+        else:
+            content.feed_eof()
+    assert taken == b"011"
+    assert body.denied is None
 
 
 async def test_compressed_bodies_pass_as_they_are(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
@@ -15,13 +14,14 @@ import psutil
 import pytest
 
 from supervisor.credentials.link import ProxyLink
+from supervisor.credentials.netns import listen_inside, open_container
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ports.model_access import CONNECT_PORT, MODEL_PORT
 from supervisor.settings import environment
 from supervisor.settings_groups import ProxySettings
 from supervisor.testing.model import ScriptedModel
 from tests.contract.scripted import until
-from tests.integration.proxy.boxes import box, connect_inside, link, listens, reached
+from tests.integration.proxy.boxes import Asked, box, connect_inside, link, listens, reached, turn
 from tests.integration.proxy.doors import CANARY, DEADLINE, key_file
 
 # What a supervisor does, in a process that can be killed.
@@ -44,33 +44,12 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-class Asked:
-    """A model request from inside of a container, as it is answered."""
-
-    def __init__(self, pid: int, prompt: str) -> None:
-        content = [{"type": "input_text", "text": prompt}]
-        body = json.dumps({"model": "m", "input": [{"role": "user", "content": content}]})
-        head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-        self._sock = connect_inside(pid, MODEL_PORT)
-        self._sock.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
-        self.said = b""
-
-    async def until(self, text: bytes) -> None:
-        """Read until it was said."""
-        while text not in self.said:
-            more = await asyncio.to_thread(self._sock.recv, 65536)
-            assert more, self.said
-            self.said += more
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-async def turn(pid: int) -> None:
-    """One that completes."""
-    asked = Asked(pid, "mock:text n=2")
-    await asked.until(b"response.completed")
-    asked.close()
+def taken_inside(pid: int) -> socket.socket:
+    """The model's port, as a process of the container would take it."""
+    pidfd = open_container(pid)
+    [taken] = listen_inside(pid, pidfd, (MODEL_PORT,))
+    os.close(pidfd)
+    return taken
 
 
 async def test_a_container_reaches_the_model_and_nothing_else(
@@ -177,29 +156,6 @@ async def test_a_killed_proxy_is_replaced_and_every_live_container_served_again(
                 assert {r.authorization for r in model.requests} == {f"Bearer {CANARY}"}
 
 
-async def test_an_idle_proxy_with_other_settings_is_replaced_and_a_busy_one_when_it_is_idle(
-    directory: Path,
-) -> None:
-    with box() as process:
-        async with ScriptedModel() as old, ScriptedModel() as new:
-            async with link(directory, ProxySettings(base_url=old.base_url)) as made:
-                await made.open(reached(process.pid))
-                asked = Asked(process.pid, "mock:stall after=1 n=3")
-                await asked.until(b"response.output_text.delta")
-            settings = ProxySettings(base_url=new.base_url)
-            async with link(directory, settings, ping_seconds=0.05) as made:
-                await made.open(reached(process.pid))
-                assert made.facts().outdated
-                assert made.facts().base_url == old.base_url
-                old.release()
-                await asked.until(b"response.completed")
-                asked.close()
-                await until(lambda: made.facts().served and not made.facts().outdated)
-                assert made.facts().base_url == new.base_url
-                await turn(process.pid)
-            assert len(old.requests) == len(new.requests) == 1
-
-
 async def test_closing_ends_the_listener_and_the_end_of_the_container_too(directory: Path) -> None:
     with box() as process:
         async with link(directory, ProxySettings()) as made:
@@ -217,11 +173,7 @@ async def test_closing_ends_the_listener_and_the_end_of_the_container_too(direct
 
 async def test_a_port_that_is_taken_inside_is_tried_again_until_it_is_free(directory: Path) -> None:
     with box() as process:
-        from supervisor.credentials.netns import listen_inside, open_container
-
-        pidfd = open_container(process.pid)
-        [taken] = listen_inside(process.pid, pidfd, (MODEL_PORT,))
-        os.close(pidfd)
+        taken = taken_inside(process.pid)
         async with link(directory, ProxySettings()) as made:
             with pytest.raises(SupervisorError, match="in use") as raised:
                 await made.open(reached(process.pid))
@@ -230,6 +182,39 @@ async def test_a_port_that_is_taken_inside_is_tried_again_until_it_is_free(direc
             assert made.facts().waiting == 1
             taken.close()
             await until(lambda: made.facts().served == 1)
+
+
+async def test_an_adopted_container_is_served_as_it_was_whenever_it_becomes_known(
+    directory: Path,
+) -> None:
+    with box() as process, box() as other:
+        async with link(directory, ProxySettings()) as made:
+            await made.open(reached(process.pid))
+            before = made.facts().pid
+        async with link(directory, ProxySettings()) as made:
+            # So it has asked what is held before it is told of the adopted one.
+            await made.open(reached(other.pid, "p.2"))
+            await made.open(reached(process.pid))
+            facts = made.facts()
+            assert (facts.pid, facts.served, facts.waiting) == (before, 2, 0)
+
+
+async def test_a_port_taken_in_the_gap_after_the_proxys_end_is_waited_for(directory: Path) -> None:
+    with box() as process:
+        async with link(directory, ProxySettings()) as made:
+            await made.open(reached(process.pid))
+            proxy = psutil.Process(made.facts().pid)
+        proxy.kill()
+        await asyncio.to_thread(proxy.wait, DEADLINE)
+        await until(lambda: not listens(process.pid, MODEL_PORT))
+        taken = taken_inside(process.pid)
+        async with link(directory, ProxySettings(), patience=DEADLINE) as made:
+            with pytest.raises(SupervisorError, match="in use"):
+                await made.open(reached(process.pid))
+            assert (made.facts().served, made.facts().waiting) == (0, 1)
+            taken.close()
+            await until(lambda: made.facts().served == 1)
+            assert made.facts().waiting == 0
 
 
 async def test_a_proxy_that_cannot_start_says_why(directory: Path) -> None:
