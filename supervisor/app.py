@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -41,6 +41,7 @@ from supervisor.ids import ProjectId
 from supervisor.lifecycle.agent import AgentState
 from supervisor.logs import get_logger
 from supervisor.metrics import Metrics
+from supervisor.ports.model_access import ModelAccess
 from supervisor.ports.runtime import Runtime
 from supervisor.ports.store import Store
 from supervisor.rpc.describe import REGISTRY
@@ -53,7 +54,8 @@ from supervisor.runtimes.disk import DiskBounds
 from supervisor.runtimes.host import HostRuntime
 from supervisor.runtimes.podman import PodmanRuntime
 from supervisor.runtimes.podman_command import Podman
-from supervisor.runtimes.podman_environment import podman_environment
+from supervisor.runtimes.podman_environment import podman_environment, podman_environment_anyway
+from supervisor.runtimes.podman_start import noted
 from supervisor.runtimes.processes import boot_id
 from supervisor.settings import Settings, environment
 from supervisor.stores.sql import SqlStore
@@ -239,33 +241,63 @@ class Ground:
 async def _ground(
     stack: AsyncExitStack, settings: Settings, state_dir: StateDirectory, runtime: Runtime | None
 ) -> Ground:
-    if runtime is not None or settings.runtime == "host":
-        return Ground(runtime or HostRuntime())
+    if runtime is not None:
+        return Ground(runtime)
+    root = settings.state_dir / "podman"
+    left = noted(root / "run")
 
     def home(project: ProjectId) -> Path:
         return state_dir.project_dir(project) / "codex-home"
 
     disk = DiskBounds(settings.disk, state_dir.project_dir, home, SystemClock())
+    if settings.runtime == "host":
+        if left:
+            await _clear_containers(settings, disk)
+        return Ground(HostRuntime())
     link = ProxyLink(
         settings.proxy, settings.state_dir / "proxy", environment(), rng=system_random()
     )
-    root = settings.state_dir / "podman"
-    variables = await asyncio.to_thread(podman_environment, settings, environment(), root)
+    found_out = podman_environment_anyway if left else podman_environment
+    variables = await asyncio.to_thread(found_out, settings, environment(), root)
+    podman = _podman(settings, disk, variables, await stack.enter_async_context(link))
+    stack.push_async_callback(asyncio.to_thread, podman.close)
+    return Ground(podman, disk, link)
+
+
+def _podman(
+    settings: Settings,
+    disk: DiskBounds,
+    variables: Mapping[str, str],
+    access: ModelAccess | None = None,
+) -> PodmanRuntime:
     told = settings.podman
     asked = Podman(variables, program=told.program, patience=told.patience_seconds)
     containing = Containing(settings, lambda: codex_binary(settings.codex_bin), disk, asked)
-    podman = PodmanRuntime(
+    return PodmanRuntime(
         containing.settings_for,
-        root / "run",
+        settings.state_dir / "podman" / "run",
         variables,
         paths=containing.paths,
-        access=await stack.enter_async_context(link),
+        access=access,
         removed=disk.release_of,
+        changed=containing.changed,
         program=told.program,
         patience=told.patience_seconds,
     )
-    stack.push_async_callback(asyncio.to_thread, podman.close)
-    return Ground(podman, disk, link)
+
+
+async def _clear_containers(settings: Settings, disk: DiskBounds) -> None:
+    """Of a time when the runtime was podman. Their ends are told as those of what is not there."""
+    root = settings.state_dir / "podman"
+    try:
+        variables = await asyncio.to_thread(podman_environment, settings, environment(), root)
+        podman = _podman(settings, disk, variables)
+        try:
+            await podman.clear(f"{state_id(settings.state_dir)}:")
+        finally:
+            await asyncio.to_thread(podman.close)
+    except SupervisorError as e:
+        log.warning("containers_left", error=e.message, hint=e.hint)
 
 
 def _command(settings: Settings, runtime: Runtime) -> Callable[[], Sequence[str]]:

@@ -9,7 +9,7 @@ from supervisor.agents.agent import Agent
 from supervisor.agents.ledger import Change, own_event
 from supervisor.agents.life import Life
 from supervisor.agents.places import check_containable, check_place
-from supervisor.agents.relist import Spared, relist
+from supervisor.agents.relist import Spared, end_stray, relist
 from supervisor.agents.shared import Shared
 from supervisor.audit import record
 from supervisor.audit.record import Draft
@@ -21,6 +21,8 @@ from supervisor.policy.places import project_id
 from supervisor.ports.store import Batch, ProjectRow
 
 log = get_logger()
+LISTED_WITHIN = 10.0
+"""Seconds for the runtime to say what there is."""
 CATCH_UP_SECONDS = 30.0
 """A supervisor serves after that, though some project still reads what it missed."""
 TOLD_WITHIN = 5.0
@@ -75,14 +77,24 @@ class Pool:
     async def _strays(self, known: set[ProjectId]) -> dict[str, frozenset[str]]:
         """The markers that processes of this state directory carry, by project; what belongs to no
         project of the store (it was restored, say) is ended at once."""
-        state_id, runtime = self._shared.state_id, self._shared.runtime
+        state_id = self._shared.state_id
         found: dict[str, set[str]] = defaultdict(set)
-        for marker in await runtime.markers(f"{state_id}:"):
+        for marker in await self._listed():
             found[marker.removeprefix(f"{state_id}:").rpartition(":")[0]].add(marker)
         for project in found.keys() - known:
             for marker in found.pop(project):
-                log.warning("stray_ended", processes=await runtime.sweep(marker), stray=marker)
+                await end_stray(self._shared.runtime, marker)
         return defaultdict(frozenset, {name: frozenset(of) for name, of in found.items()})
+
+    async def _listed(self) -> set[str]:
+        """Of a runtime that cannot tell now, nothing: what runs is adopted without it, and what is
+        stray the relist finds."""
+        try:
+            async with asyncio.timeout(LISTED_WITHIN):
+                return await self._shared.runtime.markers(f"{self._shared.state_id}:")
+        except Exception as e:  # noqa: BLE001  # whatever it is, agents live on without this
+            log.warning("strays_unknown", error=str(e) or "it did not say in time")
+            return set()
 
     async def _taken_over(self, life: Life) -> None:
         try:
@@ -110,7 +122,7 @@ class Pool:
             made = life is None
             if life is None:
                 if self._shared.runtime.contains:
-                    check_apart(place, [life.path for life in self._lives.values()])
+                    check_containable(place, [life.path for life in self._lives.values()])
                 life = await self._made(principal, name, str(place))
         if life.account != principal.account:
             raise SupervisorError(ErrorCode.FORBIDDEN, "another account has this project")

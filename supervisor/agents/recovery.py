@@ -1,6 +1,7 @@
 """After adoption or a restart: threads resumed, requests in doubt settled (DESIGN.md D10)."""
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 
@@ -282,6 +283,9 @@ def resume_params(
     if settings.get("sandbox") in forbidden:
         del settings["sandbox"]
     settings.setdefault("cwd", row.cwd or str(paths.inside))
+    cwd = Path(str(settings["cwd"]))
+    if not (cwd.is_relative_to(paths.host) or cwd.is_relative_to(paths.inside)):
+        settings["cwd"] = str(paths.inside)  # of a time when it was mounted elsewhere
     params = thread_params(settings, paths, trusted)
     return {**params, "threadId": row.thread_id, "excludeTurns": True}
 

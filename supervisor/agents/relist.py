@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from supervisor.clock import Clock
+from supervisor.errors import SupervisorError
 from supervisor.ids import ProjectId
 from supervisor.logs import get_logger
 from supervisor.ports.runtime import Runtime
@@ -69,6 +70,14 @@ async def relist(
             await sweep_once(runtime, state_id, spared)
         except Exception as e:  # noqa: BLE001  # whatever it is, agents live on without this
             log.warning("relist_failed", error=str(e))
+
+
+async def end_stray(runtime: Runtime, marker: str) -> None:
+    """End one that a predecessor left. What cannot be ended now, a later look finds."""
+    try:
+        log.warning("stray_ended", processes=await runtime.sweep(marker), stray=marker)
+    except SupervisorError as e:
+        log.warning("stray_left", stray=marker, error=e.message)
 
 
 async def sweep_once(

@@ -72,7 +72,7 @@ class Service:
 
     async def _look_at_the_wall(self, inc: Incarnation, *, adopted: bool) -> None:
         """`inner_wall_missing` where it is required, or where the next start is to do without."""
-        if not self._shared.runtime.contains or self.unwalled:
+        if not self._shared.runtime.contains or self.unwalled or inc.process.outdated:
             return
         wish = self._shared.settings.podman.inner_wall
         wall = NOT_WANTED

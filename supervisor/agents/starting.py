@@ -44,6 +44,11 @@ class GoneProcess:
         """Nothing is around nothing."""
         return None
 
+    @property
+    def outdated(self) -> str:
+        """Never: it does not go on."""
+        return ""
+
     async def wait(self) -> Exit:
         """It has ended, nobody saw how."""
         return Exit()

@@ -21,6 +21,7 @@ from supervisor.agents.incarnation import Bounds, Incarnation
 from supervisor.agents.late import LateBytes
 from supervisor.agents.ledger import Ledger
 from supervisor.agents.reactions import Reactions
+from supervisor.agents.relist import end_stray
 from supervisor.agents.service import Service
 from supervisor.agents.shared import Shared
 from supervisor.agents.spool import SpoolPaths, tail
@@ -118,7 +119,7 @@ class Supervision:
         last = self.generation
         unended = last is not None and last.state != "ended"
         for stray in self._strays - ({last.marker} if last and unended else set()):
-            log.warning("stray_ended", processes=await self._shared.runtime.sweep(stray))
+            await end_stray(self._shared.runtime, stray)
         if last is None or not unended:
             return None
         process = None
@@ -129,7 +130,13 @@ class Supervision:
             process = await self._shared.runtime.adopt(launch, identity)
         if process is not None:
             self.condition.move(AgentEvent.ADOPTED)
-            if not self._wanted or self.row.trusted != last.trusted:
+            if process.outdated and self._wanted:
+                why = f"started anew, as the settings have changed: {process.outdated}"
+                log.warning("agent_outdated", why=why)
+                self.condition.reason = why
+                # What its end is explained by.
+                self._failure = SupervisorError(ErrorCode.AGENT_RESTARTED, why)
+            if not self._wanted or process.outdated or self.row.trusted != last.trusted:
                 # Wanted, committed, and killed before it could be carried out.
                 self.aftermath.stop_wanted.set()
             return process

@@ -115,6 +115,11 @@ class Process(Protocol):
     def confinement(self) -> Confinement | None:
         """None for one that runs as any process does."""
 
+    @property
+    def outdated(self) -> str:
+        """Why it is to be started anew, in words: one that was adopted, and for which the settings
+        have changed since its start so that it cannot go on by them. "" for any other."""
+
     async def wait(self) -> Exit:
         """Return when the app-server itself has ended. May be awaited by many, many times."""
 

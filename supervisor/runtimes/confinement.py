@@ -64,13 +64,13 @@ def confinement(facts: Facts) -> Confinement:
     )
 
 
-def unknown(container: str) -> Confinement:
-    """Of one that ended before anybody could look."""
+def unknown(container: str, why: str = "it ended before it could be looked at") -> Confinement:
+    """Of one that nobody could look at."""
     return Confinement(
         container=container,
         limits_hold=False,
         stdio_out_of_reach=False,
-        doubts=("it ended before it could be looked at",),
+        doubts=(why,),
     )
 
 

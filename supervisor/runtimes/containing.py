@@ -24,6 +24,7 @@ from supervisor.runtimes.codex_home import give_home, make_home, make_way
 from supervisor.runtimes.copies import codex_copy, init_copy
 from supervisor.runtimes.disk import DiskBounds
 from supervisor.runtimes.podman_command import Podman
+from supervisor.runtimes.podman_kept import Changed, Kept, changed
 from supervisor.runtimes.spec import (
     CODEX_BINARY,
     ContainerSettings,
@@ -65,6 +66,11 @@ class Containing:
         podman = self._settings.podman
         own = _own(podman, project, directory)
         return ProjectPaths(directory, own.mount_point or podman.mount_point or directory)
+
+    def changed(self, launch: Launch, kept: Kept) -> Changed:
+        """What the settings have otherwise by now than a container that was started with `kept`."""
+        paths = self.paths(launch.project, launch.directory)
+        return changed(kept, self._settings, paths.inside)
 
     def settings_for(self, launch: Launch) -> ContainerSettings:
         """All that is decided about the container of `launch`.

@@ -65,6 +65,11 @@ class HostProcess:
         """It has none but Codex's own."""
         return None
 
+    @property
+    def outdated(self) -> str:
+        """Never: by each setting it goes on."""
+        return ""
+
     async def wait(self) -> Exit:
         """Of an adopted process, Linux before 6.15 may not tell: then it is `Exit()`."""
         return await asyncio.shield(self._exit)

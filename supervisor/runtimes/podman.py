@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ from supervisor.runtimes.pidfd import has_ended
 from supervisor.runtimes.podman_child import PATIENCE
 from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.podman_exit import exit_of
+from supervisor.runtimes.podman_kept import Changed, Kept, read_kept
 from supervisor.runtimes.podman_start import (
     SERVICE,
     Started,
@@ -59,7 +61,7 @@ class PodmanProcess:
     """Implements `ports.runtime.Process`. Made by `PodmanRuntime` only, in a running loop."""
 
     def __init__(
-        self, podman: Podman, started: Started, files: Path, removed: Callable[[], None]
+        self, podman: Podman, started: Started, files: Path, removed: Callable[[], object]
     ) -> None:
         self._podman = podman
         self._removed = removed
@@ -68,6 +70,7 @@ class PodmanProcess:
         self._cgroup = started.cgroup
         self._pidfd = started.pidfd
         self._confinement = started.confinement
+        self._outdated = started.outdated
         self._killing = False
         self._oom_seen = self._oom_kills() or 0
         """Commands that ran out of memory at the last look: none of them was the app-server."""
@@ -87,6 +90,10 @@ class PodmanProcess:
     def confinement(self) -> Confinement:
         """As it was found at the start, or at the adoption."""
         return self._confinement
+
+    @property
+    def outdated(self) -> str:
+        return self._outdated
 
     async def wait(self) -> Exit:
         """The init passes the app-server's exit on; code 128+n is taken for signal n."""
@@ -203,7 +210,8 @@ class PodmanRuntime:
     """Implements `ports.runtime.Runtime` with podman.
 
     `settings_for` decides about one container, and `removed` is told the marker of one that is
-    gone, both in a thread. `run_dir` is ours alone; each container
+    gone, both in a thread; `changed` says what the settings have otherwise than a container that
+    is found again. `run_dir` is ours alone; each container
     has a directory in it, and so has podman's service. `environment` is all that podman gets of
     ours. At most 2 x cores starts at once is the caller's business.
     """
@@ -219,13 +227,15 @@ class PodmanRuntime:
         *,
         paths: Callable[[ProjectId, Path], ProjectPaths] = lambda _, host: ProjectPaths(host, host),
         access: ModelAccess | None = None,
-        removed: Callable[[str], None] = lambda _: None,
+        removed: Callable[[str], object] = lambda _: None,
+        changed: Callable[[Launch, Kept], Changed] = lambda _, __: Changed(),
         program: str = "podman",
         patience: float = PATIENCE,
     ) -> None:
         self.paths = paths
         self._access = access
         self._removed = removed
+        self._changed = changed
         self._settings_for = settings_for
         self._run_dir = run_dir
         self._podman = Podman(
@@ -298,6 +308,12 @@ class PodmanRuntime:
         ended = await asyncio.to_thread(self._clear, marker)
         return ended + await asyncio.to_thread(Reaper(marker).run)
 
+    async def clear(self, prefix: str) -> None:
+        """Sweep every container whose marker begins with `prefix`, and nothing else: for a time
+        when the runtime is another. `agent_start_failed`; then some are there still."""
+        for marker in await asyncio.to_thread(left, self._podman, self._run_dir, prefix):
+            await self.sweep(marker)
+
     def close(self) -> None:
         """End podman's service, which ends itself a little later. Blocks; containers run on."""
         self._podman.close()
@@ -352,7 +368,16 @@ class PodmanRuntime:
             os.close(pidfd)
             return None
         same = msgspec.structs.replace(identity, container=container)
-        return surveyed(self._podman, same, cgroup, pidfd, self._files(launch.marker))
+        files = self._files(launch.marker)
+        return self._compared(launch, surveyed(self._podman, same, cgroup, pidfd, files))
+
+    def _compared(self, launch: Launch, started: Started) -> Started:
+        kept = read_kept(self._files(launch.marker))
+        if kept is None:
+            return started
+        found, changed = started.confinement, self._changed(launch, kept)
+        told = msgspec.structs.replace(found, doubts=(*found.doubts, *changed.doubts))
+        return replace(started, confinement=told, outdated=changed.outdated)
 
     def _container(self, marker: str) -> str | None:
         """The full id: as podman left it with us at the start, else as podman says now."""

@@ -13,10 +13,12 @@ from typing import Final
 import msgspec
 
 from supervisor.errors import ErrorCode, SupervisorError
+from supervisor.logs import get_logger
 from supervisor.runtimes.containers_conf import containers_conf, limits_here, probe, start_once
 from supervisor.runtimes.processes import boot_id
 from supervisor.settings import Settings
 
+log = get_logger()
 _HANDED_ON: Final = (
     *("PATH", "HOME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *(
@@ -27,6 +29,8 @@ _HANDED_ON: Final = (
     ),
 )
 """Nothing else: a credential in the supervisor's environment is not podman's business."""
+_PROBED: Final = "probed.json"
+_CONF: Final = "containers.conf"
 
 
 class _Probed(msgspec.Struct, frozen=True):
@@ -53,12 +57,40 @@ def podman_environment(
     if "CONTAINERS_CONF" in handed_on:
         return handed_on
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    text = _probed(directory / "probed.json", installed)
+    text = _probed(directory / _PROBED, installed)
     if not text:
         return handed_on
-    conf = directory / "containers.conf"
+    conf = directory / _CONF
     _written(conf, text.encode())
     return {**handed_on, "CONTAINERS_CONF": str(conf)}
+
+
+def podman_environment_anyway(
+    settings: Settings, environment: Mapping[str, str], directory: Path
+) -> dict[str, str]:
+    """The same where containers may run already: if podman cannot be used now, as it was right the
+    last time. What runs goes on then, and what cannot be started says why."""
+    try:
+        return podman_environment(settings, environment, directory)
+    except SupervisorError as error:
+        log.warning("podman_unusable", error=error.message)
+        return _as_kept(settings, environment, directory)
+
+
+def _as_kept(settings: Settings, environment: Mapping[str, str], directory: Path) -> dict[str, str]:
+    found = {name: environment[name] for name in _HANDED_ON if name in environment}
+    conf = settings.podman.containers_conf
+    if conf is None and "CONTAINERS_CONF" not in found:
+        known = _kept(directory / _PROBED)
+        conf = directory / _CONF if known is not None and known.text else None
+    return found if conf is None else {**found, "CONTAINERS_CONF": str(conf)}
+
+
+def _kept(path: Path) -> _Probed | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Probed)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def _installed(settings: Settings, environment: Mapping[str, str]) -> tuple[str, int, int]:
@@ -77,10 +109,7 @@ def _installed(settings: Settings, environment: Mapping[str, str]) -> tuple[str,
 
 def _probed(kept: Path, podman: tuple[str, int, int]) -> str:
     boot = boot_id()
-    try:
-        known = msgspec.json.decode(kept.read_bytes(), type=_Probed)
-    except (OSError, msgspec.MsgspecError):
-        known = None
+    known = _kept(kept)
     if known is not None and known.boot_id == boot and known.podman == podman:
         return known.text
     text = containers_conf(probe(lambda conf: start_once(conf, podman=podman[0]), limits_here()))

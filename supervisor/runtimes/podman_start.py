@@ -25,13 +25,13 @@ from supervisor.runtimes.confinement import confinement, examined, require_limit
 from supervisor.runtimes.pidfd import has_ended
 from supervisor.runtimes.podman_child import last_words
 from supervisor.runtimes.podman_command import Podman
+from supervisor.runtimes.podman_kept import Kept, keep, kept_of, read_kept
 from supervisor.runtimes.podman_records import Container
 from supervisor.runtimes.processes import PROC, boot_id, carries_marker, start_ticks
 from supervisor.runtimes.seccomp import tightened_file
 from supervisor.runtimes.spec import (
     CODEX_BINARY,
     ContainerSettings,
-    Limits,
     check,
     container_name,
     run_argv,
@@ -45,8 +45,6 @@ _COMPLAINT_BYTES: Final = 4096
 
 SERVICE: Final = "service"
 """In the run directory, beside those of containers: podman's API service."""
-_LIMITS: Final = "limits.json"
-"""Likewise: what was asked for, whatever the settings say by now."""
 _MARKER: Final = "marker"
 """In a container's: whose it is. A half-made container has no label to tell."""
 
@@ -70,6 +68,8 @@ class Started:
     cgroup: Cgroup | None
     pidfd: int
     confinement: Confinement
+    outdated: str = ""
+    """Why it is to be started anew, of one that was found again."""
 
 
 def start_container(
@@ -78,20 +78,22 @@ def start_container(
     """Start it; nothing half made stays. Raises what `Runtime.start` raises."""
     files = run_dir / container_name(launch.marker)
     check(settings, launch)
-    if profile := podman.sort().seccomp:
+    sort = podman.sort()
+    if sort.seccomp:
         settings = msgspec.structs.replace(settings, seccomp=files / "seccomp.json")
     argv = run_argv(settings, launch, files)
     try:
         with sources.held(settings, launch) as expected, stdio.opened(launch) as descriptors:
             try:
-                _make(files, launch.marker, settings.limits, profile)
+                kept = kept_of(settings, launch, sort)
+                _make(files, launch.marker, kept, sort.seccomp)
                 try:
                     _run(podman, argv, descriptors, files, launch)
                 except _NameTakenError:
                     # By one of ours from a former life, of a store that was restored, say; nobody
                     # else's is cleared, and then it is refused again.
                     clear(podman, launch.marker, run_dir)
-                    _make(files, launch.marker, settings.limits, profile)
+                    _make(files, launch.marker, kept, sort.seccomp)
                     _run(podman, argv, descriptors, files, launch)
                 started = _found(podman, files, Path(launch.argv[0]))
                 _check(started, expected, settings)
@@ -105,11 +107,11 @@ def start_container(
         ) from error
 
 
-def _make(files: Path, marker: str, limits: Limits, profile: str) -> None:
+def _make(files: Path, marker: str, kept: Kept, profile: str) -> None:
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir(mode=0o700, parents=True)
     (files / _MARKER).write_text(marker)
-    (files / _LIMITS).write_bytes(msgspec.json.encode(limits))
+    keep(files, kept)
     if profile:
         (files / "seccomp.json").write_bytes(tightened_file(Path(profile)))
 
@@ -177,24 +179,24 @@ def surveyed(
     *,
     app_server: Path = CODEX_BINARY,
 ) -> Started:
-    """A container that runs, with what stands around it."""
+    """A container that runs, with what stands around it. Podman is asked only if nothing was
+    kept; one that does not answer leaves that unknown."""
+    kept = read_kept(files)
     try:
-        asked = msgspec.json.decode((files / _LIMITS).read_bytes(), type=Limits)
-    except (OSError, msgspec.MsgspecError):
-        asked = None
-    sort = podman.sort()
-    try:
+        sort = kept or podman.sort()
         facts = examined(
             identity.container,
             identity.pid,
             cgroup,
             rootless=sort.rootless,
             cgroups=sort.cgroups,
-            asked=asked,
+            asked=kept.limits if kept else None,
             app_server=app_server,
         )
     except OSError:
         return Started(identity, cgroup, pidfd, unknown(identity.container))
+    except SupervisorError as error:
+        return Started(identity, cgroup, pidfd, unknown(identity.container, error.message))
     return Started(identity, cgroup, pidfd, confinement(facts))
 
 
@@ -241,11 +243,17 @@ def _check(started: Started, expected: sources.Held, settings: ContainerSettings
 def left(podman: Podman, run_dir: Path, prefix: str) -> set[str]:
     """The markers that begin with `prefix` of all that is there of containers: one in whatever
     state, or the files of one that is half made or has gone."""
-    found = {container.marker for container in podman.containers()}
+    found = {container.marker for container in podman.containers()} | noted(run_dir)
+    return {marker for marker in found if marker.startswith(prefix)}
+
+
+def noted(run_dir: Path) -> set[str]:
+    """The markers of all containers that have files there. Asks nobody."""
+    found = set()
     for note in run_dir.glob(f"*/{_MARKER}"):
         with contextlib.suppress(OSError):
             found.add(note.read_text())
-    return {marker for marker in found if marker.startswith(prefix)}
+    return found
 
 
 def clear(podman: Podman, marker: str, run_dir: Path) -> int:

@@ -10,7 +10,9 @@ from supervisor.agents.relist import Spared, sweep_once
 from supervisor.errors import ErrorCode, SupervisorError
 from supervisor.ids import ProjectId
 from supervisor.ports.runtime import Exit, Launch
+from supervisor.runtimes.host import HostRuntime
 from supervisor.runtimes.podman import PodmanRuntime
+from supervisor.runtimes.podman_start import noted
 from supervisor.runtimes.spec import MARKER_LABEL, Limits, container_name
 from tests.containers import Boxes
 from tests.contract.scripted import Scripts, carriers, said, soon, until
@@ -152,3 +154,18 @@ async def test_limits_of_a_containers_conf_that_cannot_be_are_named(
 async def nothing_is_left(boxes: Boxes, scripts: Scripts) -> None:
     assert boxes.of(scripts.marker) == []
     await until(lambda: not carriers(scripts.marker))
+
+
+async def test_when_the_runtime_is_another_only_containers_are_cleared(
+    runtime: PodmanRuntime, boxes: Boxes, scripts: Scripts
+) -> None:
+    inside = await runtime.start(generation(scripts, 1))
+    host = HostRuntime()
+    outside = await host.start(generation(scripts, 2))
+    assert noted(boxes.run_dir) == {f"{scripts.marker}:p:1"}
+    await soon(runtime.clear(f"{scripts.marker}:"))
+    assert await soon(inside.wait()) == Exit(signal=signal.SIGKILL)
+    assert boxes.files() == []
+    assert noted(boxes.run_dir) == set()
+    assert outside.identity.pid in carriers(f"{scripts.marker}:p:2")
+    assert await soon(outside.kill_tree()) == 1

@@ -311,3 +311,10 @@ def test_a_sandbox_that_is_forbidden_by_now_is_left_out(tmp_path: Path) -> None:
     walled = resume_params(one, paths, trusted=False, forbidden=frozenset({"danger-full-access"}))
     assert "sandbox" not in walled
     assert walled["approvalPolicy"] == "never"
+
+
+def test_a_thread_of_another_mount_point_works_in_the_project_of_today(tmp_path: Path) -> None:
+    kept = msgspec.json.encode({"cwd": "/elsewhere/sub"})
+    paths = ProjectPaths(tmp_path, Path("/work"))
+    one = row("t", Path("/elsewhere"), settings=kept)
+    assert resume_params(one, paths, trusted=False)["cwd"] == "/work"
