@@ -16,7 +16,9 @@ UV_VERSION := 0.13.8
 PACKAGES := podman runc catatonit uidmap debootstrap
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PYTHONDONTWRITEBYTECODE := 1
+# Compiled once, and apart from the sources: tests start Python some hundred times.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
+export PYTHONDONTWRITEBYTECODE :=
 
 # Prints an interpreter that works: one that is only a name (a pyenv shim) fails when it is run.
 # Debian splits ensurepip from python3, so it is asked for by name.

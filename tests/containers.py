@@ -1,5 +1,6 @@
 """For tests of the podman runtime: a podman that works, an image, and settings of containers."""
 
+import atexit
 import contextlib
 import functools
 import json
@@ -16,8 +17,10 @@ import psutil
 
 from supervisor.errors import SupervisorError
 from supervisor.ports.runtime import Launch
+from supervisor.runtimes.binary import codex_binary
 from supervisor.runtimes.containers_conf import containers_conf, limits_here, probe, start_once
-from supervisor.runtimes.copies import init_copy
+from supervisor.runtimes.containing import init_binary
+from supervisor.runtimes.copies import codex_copy, init_copy
 from supervisor.runtimes.podman import PodmanRuntime
 from supervisor.runtimes.podman_command import Podman
 from supervisor.runtimes.podman_records import Container
@@ -145,6 +148,31 @@ def podman_in(variables: Mapping[str, str]) -> Iterator[Podman]:
         podman = Podman(variables, directory=Path(scratch) / SERVICE)
         yield podman
         podman.close()
+
+
+def seed_copies(state_dir: Path) -> None:
+    """Have the copies of Codex and of the init in it that a supervisor would make, 380 MB each
+    time. It verifies them by their hash, as any others."""
+    copies = state_dir / "podman" / "copies"
+    for directory in (state_dir, copies.parent, copies):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    for made in _copies().iterdir():
+        for path in (made, *made.rglob("*")):
+            place = copies / path.relative_to(made.parent)
+            if path.is_dir() and not path.is_symlink():
+                place.mkdir(mode=0o755)
+            else:
+                os.link(path, place, follow_symlinks=False)
+
+
+@functools.cache
+def _copies() -> Path:
+    """Made once in a run, and removed with it."""
+    made = Path(tempfile.mkdtemp(prefix="codex-supervisor-test-copies-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    codex_copy(codex_binary(None).resolve(), made)
+    init_copy(init_binary(None), made)
+    return made
 
 
 def containers_of(variables: Mapping[str, str], prefix: str) -> list[str]:

@@ -25,7 +25,7 @@ from supervisor.errors import SupervisorError
 from supervisor.ports.runtime import MARKER_VARIABLE
 from supervisor.runtimes.podman_command import Podman
 from supervisor.testing.model import ScriptedModel, config_toml
-from tests.containers import OWNER, containers_of, remove_containers, require_podman
+from tests.containers import OWNER, containers_of, remove_containers, require_podman, seed_copies
 from tests.victim import Faults
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +197,7 @@ async def contained_rig(root: Path, **settings: object) -> AsyncIterator[Rig]:
     assert isinstance(given, dict)
     async with rig(root, runtime="podman", podman={**podman, **given}, **settings) as made:
         made.podman = variables
+        seed_copies(Path(str(made.settings["state_dir"])))
         os.chown(made.project_dir, OWNER, OWNER)
         made.settings["proxy"] = {"base_url": made.model.base_url, "key_file": str(key)}
         yield made

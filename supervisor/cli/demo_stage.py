@@ -143,7 +143,9 @@ class Stage:
             except subprocess.TimeoutExpired:
                 self._end(signal.SIGKILL)
         # What was told to end may take a moment.
-        _, left = psutil.wait_procs(self._left(), timeout=LEFT_SECONDS)
+        _, slow = psutil.wait_procs(self._left(), timeout=LEFT_SECONDS)
+        # Whoever has ended, and is not collected yet, counts as gone.
+        left = [process for process in slow if self._is_ours(process)]
         told = [_described(process) for process in left]
         for process in left:
             with suppress(psutil.Error):
