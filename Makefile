@@ -13,12 +13,10 @@ READY := $(VENV)/.ready
 ARGS ?=
 CHAOS_KILLS ?= 100
 UV_VERSION := 0.13.8
-PACKAGES := podman runc catatonit uidmap debootstrap
+PACKAGES := podman runc catatonit uidmap debootstrap iproute2 e2fsprogs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Compiled once, and apart from the sources: tests start Python some hundred times.
-export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
-export PYTHONDONTWRITEBYTECODE :=
+export PYTHONDONTWRITEBYTECODE := 1
 
 # Prints an interpreter that works: one that is only a name (a pyenv shim) fails when it is run.
 # Debian splits ensurepip from python3, so it is asked for by name.
