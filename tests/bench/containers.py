@@ -17,7 +17,7 @@ from tests.bench.stage import Stage, Supervised, stopwatch
 from tests.containers import OWNER
 
 PART = "containers"
-BESIDE_CODEX = {"conmon", "catatonit"}
+CONMON, INIT = "conmon", "podman-init"
 
 
 async def containers(stage: Stage, size: Size) -> list[Row]:
@@ -97,9 +97,14 @@ async def _open(supervised: Supervised, path: Path) -> None:
 
 def _beside_codex(supervised: Supervised) -> int:
     """Bytes of the processes that stand around all app-servers, shared pages shared out."""
-    total = 0
-    for process in supervised.processes():
+    containers, total = set(supervised.containers()), 0
+    ours = {process.pid for process in supervised.processes()}
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.name() in BESIDE_CODEX:
-                total += process.memory_full_info().pss
+            if process.name() == CONMON:
+                counts = not containers.isdisjoint(process.cmdline())
+            else:
+                counts = process.name() == INIT and process.pid in ours
+            total += process.memory_full_info().pss if counts else 0
+    assert total, "nothing stands around them"
     return total
