@@ -28,7 +28,8 @@ MAXIMUM_NOFILE: Final = 65536
 PATIENCE: Final = 30.0
 """Seconds one try may take: the first one after a boot sets up podman's storage."""
 
-_INITS: Final = ("/usr/libexec/podman/catatonit", "/usr/bin/catatonit", "/usr/bin/catatonit-static")
+INITS: Final = ("/usr/libexec/podman/catatonit", "/usr/bin/catatonit", "/usr/bin/catatonit-static")
+"""Where distributions have podman's own init, catatonit."""
 _PID_MAX: Final = Path("/proc/sys/kernel/pid_max")
 
 
@@ -112,7 +113,7 @@ def start_once(conf: str, *, podman: str = "podman") -> str:
     Blocks up to `PATIENCE` seconds, twice that if podman hangs; leaves nothing behind.
     `agent_start_failed` if podman or its init is not installed.
     """
-    init = next((path for path in _INITS if Path(path).is_file()), None)
+    init = next((path for path in INITS if Path(path).is_file()), None)
     if init is None or shutil.which(podman) is None:
         what = "catatonit" if shutil.which(podman) else "podman"
         raise SupervisorError(

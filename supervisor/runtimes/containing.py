@@ -21,6 +21,7 @@ from supervisor.policy.places import ProjectPaths
 from supervisor.ports.runtime import Launch
 from supervisor.runtimes import rootless
 from supervisor.runtimes.codex_home import give_home, make_home, make_way
+from supervisor.runtimes.containers_conf import INITS
 from supervisor.runtimes.copies import codex_copy, init_copy
 from supervisor.runtimes.disk import DiskBounds
 from supervisor.runtimes.podman_command import Podman
@@ -38,7 +39,6 @@ COMMAND: Final = (str(CODEX_BINARY),)
 """What a launch in a container starts, without `app-server`."""
 ENVIRONMENT: Final[Mapping[str, str]] = {"LANG": "C.UTF-8"}
 """All that an app-server in a container gets; the image's own PATH goes with it."""
-_INITS: Final = ("/usr/libexec/podman/catatonit", "/usr/bin/catatonit", "/usr/bin/catatonit-static")
 _LIMITS: Final = tuple(Limits.__struct_fields__)
 
 
@@ -177,7 +177,7 @@ def _limits(podman: PodmanSettings, own: ProjectSettings) -> Limits:
 
 def init_binary(told: Path | None) -> Path:
     """The real path of `told` (the setting), else of podman's own init. `agent_start_failed`."""
-    candidates = [told] if told else [Path(path) for path in _INITS]
+    candidates = [told] if told else [Path(path) for path in INITS]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise SupervisorError(
